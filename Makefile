@@ -1,0 +1,60 @@
+# Two commands from a fresh machine: `make demo` opens the app, `make test` runs every test.
+# Each makes .venv, installs what it needs once, and starts at once from then on.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+SOURCE := $(wildcard notebooks/[0-9]*.py)
+
+# two cores or fewer: more OpenMP threads than that only fight each other
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: help demo test course bench lint notebooks first-run clean
+.DEFAULT_GOAL := help
+
+help: ## list the commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/.app ## open the interactive demo (PORT=7860)
+	$(BIN)/python app.py
+
+test: $(VENV)/.dev ## run all tests: package, notebooks, app in a real browser
+	$(BIN)/python tests/find_browser.py --install
+	$(BIN)/python -m pytest
+
+course: $(VENV)/.course ## open the lessons in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+bench: $(VENV)/.dev ## print the timing tables and write them to results/
+	$(BIN)/python tests/find_browser.py --install
+	$(BIN)/python benchmarks/jacobian.py
+	$(BIN)/python benchmarks/slider_latency.py
+
+lint: $(VENV)/.dev ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+notebooks: $(VENV)/.dev ## build the .ipynb files from the .py sources, with outputs
+	$(BIN)/python notebooks/build.py $(SOURCE)
+
+first-run: $(VENV)/.app ## recompute the run that the demo shows at its first paint
+	$(BIN)/python app.py --first-run
+
+clean: ## remove the virtual environment
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, this is $$($(PYTHON) --version): make PYTHON=python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# one stamp a set of extras; a change of pyproject.toml or constraints.txt installs again
+$(VENV)/.app $(VENV)/.course: $(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing the $* packages (a minute or two, once) ..."
+	$(PIP) -e '.[$*]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing the packages for development (a few minutes, once) ..."
+	$(PIP) -e '.[app,course,dev]'
+	@touch $@ $(VENV)/.app $(VENV)/.course

@@ -1,0 +1,40 @@
+"""Conditioned attention and exact attention Jacobians, after arXiv 2603.07162."""
+
+from spectral_core.attention import SpectralConditionedAttention
+from spectral_core.bounds import JacobianBound, jacobian_bound, saturation
+from spectral_core.conditioning import ConditioningReport, condition, fold
+from spectral_core.corrections import (
+    Correction,
+    FixedCorrection,
+    IdentityCorrection,
+    PolarCorrection,
+    SpectrumTarget,
+)
+from spectral_core.jacobian import AttentionJacobian, JacobianCondition
+from spectral_core.projections import Projection, find_projections
+from spectral_core.spectrum import Spectrum, condition_number, singular_values, spectrum
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AttentionJacobian",
+    "ConditioningReport",
+    "Correction",
+    "FixedCorrection",
+    "IdentityCorrection",
+    "JacobianBound",
+    "JacobianCondition",
+    "PolarCorrection",
+    "Projection",
+    "SpectralConditionedAttention",
+    "Spectrum",
+    "SpectrumTarget",
+    "condition",
+    "condition_number",
+    "find_projections",
+    "fold",
+    "jacobian_bound",
+    "saturation",
+    "singular_values",
+    "spectrum",
+]

@@ -1,0 +1,118 @@
+"""The small transformers that the course and the demo train."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spectral_core._checks import check_choice
+from spectral_core.attention import SpectralConditionedAttention
+
+__all__ = ["Block", "VisionTransformer"]
+
+INITS = ("trunc-normal", "xavier", "orthogonal")
+
+
+class Block(nn.Module):
+    """Pre-LayerNorm transformer block: attention, then a two-layer GELU perceptron, both with a skip."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.attention = SpectralConditionedAttention(dim, num_heads)
+        self.mlp = nn.Sequential(nn.Linear(dim, mlp_ratio * dim), nn.GELU(), nn.Linear(mlp_ratio * dim, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, n, D) -> (batch, n, D)."""
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class VisionTransformer(nn.Module):
+    """A ViT that trains on digits in seconds: patches, learned positions, blocks, mean over tokens, linear head.
+
+    Args:
+        image_size: height and width in pixels, a multiple of `patch_size`.
+        patch_size: side of a patch; the tokens are (image_size / patch_size)².
+        dim, depth, num_heads, mlp_ratio: width, blocks, heads per block, hidden width / dim.
+        channels, num_classes: of the images and labels.
+        init: how W_Q, W_K and W_V start: "trunc-normal" (std 0.02, as in timm), "xavier" or "orthogonal". All
+            other matrices are Xavier, so that arms differ in Q, K and V alone.
+        seed: of the initialisation; the global generator is neither read nor moved.
+
+    Raises:
+        ValueError: sizes that do not divide, or an unknown `init`.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 8,
+        patch_size: int = 2,
+        *,
+        dim: int = 32,
+        depth: int = 2,
+        num_heads: int = 2,
+        mlp_ratio: int = 2,
+        channels: int = 1,
+        num_classes: int = 10,
+        init: str = "trunc-normal",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if patch_size < 1 or image_size < 1 or image_size % patch_size:
+            raise ValueError(
+                f"expected image_size to be a positive multiple of patch_size, got {image_size} and {patch_size}"
+            )
+        check_choice(init, "init", INITS)
+        self.image_size, self.patch_size, self.channels = image_size, patch_size, channels
+        tokens = (image_size // patch_size) ** 2
+        with torch.random.fork_rng(devices=[]):  # the layers' own initialisation draws from the global generator
+            self.embed = nn.Linear(channels * patch_size**2, dim)
+            self.position = nn.Parameter(torch.zeros(1, tokens, dim))
+            self.blocks = nn.ModuleList(Block(dim, num_heads, mlp_ratio) for _ in range(depth))
+            self.norm = nn.LayerNorm(dim)
+            self.head = nn.Linear(dim, num_classes)
+        self._initialize(init, torch.Generator().manual_seed(seed))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images (batch, channels, H, W) -> logits (batch, num_classes)."""
+        x = self.tokens(images)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x).mean(1))
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """Embedded patches with positions: (batch, channels, H, W) -> (batch, n, D).
+
+        Raises:
+            ValueError: images of another shape.
+        """
+        expected = (self.channels, self.image_size, self.image_size)
+        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
+            raise ValueError(f"images: expected shape (batch, {', '.join(map(str, expected))}), got {tuple(images.shape)}")
+        patches = F.unfold(images, self.patch_size, stride=self.patch_size).mT
+        return self.embed(patches) + self.position
+
+    def attention_input(self, images: Tensor, layer: int = 0) -> Tensor:
+        """What the attention of block `layer` sees, X = LayerNorm(tokens): (batch, n, D)."""
+        x = self.tokens(images)
+        for block in self.blocks[:layer]:
+            x = block(x)
+        return self.blocks[layer].norm1(x)
+
+    def _initialize(self, init: str, generator: torch.Generator) -> None:
+        for name, parameter in self.named_parameters():
+            if name.endswith(("query.weight", "key.weight", "value.weight")):
+                if init == "trunc-normal":
+                    nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
+                elif init == "xavier":
+                    nn.init.xavier_uniform_(parameter, generator=generator)
+                else:
+                    nn.init.orthogonal_(parameter, generator=generator)
+            elif name == "position":
+                nn.init.normal_(parameter, std=0.3, generator=generator)  # 0.02 leaves X nearly rank deficient
+            elif parameter.ndim == 2:
+                nn.init.xavier_uniform_(parameter, generator=generator)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
