@@ -301,9 +301,10 @@ def build() -> gr.Blocks:
 
 def launch(page: gr.Blocks, **options):
     """Start serving; the look is set here, as Gradio 6 wants it."""
+    # run_history copies every frame into the browser's storage: slider latency grew from 25 to over 100 ms in a run
     font = ("ui-sans-serif", "system-ui", "sans-serif")  # Gradio's default asks a font server
     theme = gr.themes.Default(font=font, font_mono=("ui-monospace", "monospace"))
-    return page.launch(theme=theme, css=CSS, ssr_mode=False, footer_links=["gradio", "settings"], **options)
+    return page.launch(theme=theme, css=CSS, ssr_mode=False, run_history=False, footer_links=["gradio", "settings"], **options)
 
 
 def read_first_run() -> Curves:

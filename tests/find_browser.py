@@ -14,6 +14,9 @@ import sys
 from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+#: for every headless start: no sandbox (root), and no calls home that a closed network would refuse
+CHROMIUM_FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+                  "--disable-background-networking", "--disable-component-update"]  # fmt: skip
 MISSING = (
     "No Chromium found: set CHROMIUM=/path/to/chromium, install the package `chromium`, "
     "or run `.venv/bin/playwright install chromium`."
