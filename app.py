@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # no call home, and no wait for one without a network
 
@@ -25,10 +26,23 @@ import gradio as gr
 import torch
 
 from spectral_core.demo import (
-    EVERY, INITS, KINDS, PRESERVES, RANGES, ROLES, SEED_MAX, SOURCES, STEPS, Frame, HeadState, HeadView, Settings,
-    head_view, parse_settings, race,
-)  # fmt: skip
-from spectral_core.svg import Series, bars, format_number, heat_map, line_chart
+    EVERY,
+    INITS,
+    KINDS,
+    PRESERVES,
+    RANGES,
+    ROLES,
+    SEED_MAX,
+    SOURCES,
+    STEPS,
+    Frame,
+    HeadView,
+    Settings,
+    head_view,
+    parse_settings,
+    race,
+)
+from spectral_core.svg import STYLE, Series, bars, format_number, heat_map, line_chart
 
 log = logging.getLogger("spectral_core.app")
 
@@ -43,7 +57,7 @@ SLIDERS = {  # which sliders belong to which kind, with their names
     "identity": {"lam": "λ on W_{}"},
 }
 SERIES = {"loss": "training loss (log scale)", "accuracy": "held-out accuracy", "log_kappa": "log₁₀ κ(J), head 1",
-          "saturation": "saturation: mean max attention"}  # fmt: skip
+          "saturation": "saturation: mean max attention"}
 
 
 @dataclass
@@ -62,14 +76,16 @@ class Curves:
         for curve, record in ((self.baseline, frame.baseline), (self.conditioned, frame.conditioned)):
             log_kappa = math.log10(record.kappa_j) if math.isfinite(record.kappa_j) else math.nan
             values = {"loss": record.loss, "accuracy": record.accuracy, "log_kappa": log_kappa,
-                      "saturation": record.saturation}  # fmt: skip
+                      "saturation": record.saturation}
             for name, value in values.items():
                 curve[name].append(float(f"{value:.5g}"))
 
 
 class Visit:
-    """One visitor's page. It lives in `gr.State`, so no other visitor can reach it. (Not a dataclass: Gradio would
-    turn that into a dict.)"""
+    """One visitor's page. It lives in `gr.State`, so no other visitor can reach it.
+
+    Not a dataclass: Gradio would turn that into a dict.
+    """
 
     def __init__(self) -> None:
         self.settings = Settings()
@@ -86,47 +102,44 @@ def show_view(settings: Settings, notices: list[str]) -> str:
     spectra = "".join(
         bars(f"singular values of W_{r.upper()}", view.before.spectra[r], view.after.spectra[r]) for r in ROLES
     )
-    maps = "".join(
-        f"<figure><figcaption>attention {name}</figcaption>{heat_map(f'attention {name}', state.attention)}</figure>"
-        for name, state in (("before", view.before), ("after", view.after))
-    )
+    maps = heat_map("attention before", view.before.attention) + heat_map("attention after", view.after.attention)
     return (
         f'{warnings}<p class="sentence" aria-live="polite">{describe_view(view)}</p>'
-        f'<div class="split">{_table(view)}<div class="maps">{maps}</div></div><div class="charts three">{spectra}</div>'
+        f'<div class="split">{_table(view)}<div class="maps">{maps}</div></div>'
+        f'<div class="charts three">{spectra}</div>'
         '<p class="key"><span class="swatch hollow"></span> before (dashed line) '
         '<span class="swatch full"></span> after (filled). Attention maps: a row is a token, darker is more weight.</p>'
     )
 
 
 def _table(view: HeadView) -> str:
-    def cells(key: str, pick) -> str:
-        before, after = (format_number(pick(state)) for state in (view.before, view.after))
-        return f'<td>{before}</td><td id="{key}">{after}</td>'
+    def row(name: str, key: str, before: float, after: float) -> str:
+        cells = f'<td>{format_number(before)}</td><td id="after-{key}">{format_number(after)}</td>'
+        return f'<tr><th scope="row">{name}</th>{cells}</tr>'
 
-    def norm(role: str):
-        return lambda s: s.block_norms[role]
-
-    rows = [(f"κ(W_{r.upper()})", f"kappa-{r}", lambda s, r=r: s.kappa_w[r]) for r in ROLES]
-    rows.append(("κ(J), head 1, exact", "kappa-j", lambda s: s.kappa_j))
-    rows.append(("saturation: mean max attention", "saturation", lambda s: s.saturation))
-    rows += [(f"‖J_{r.upper()}‖", f"norm-{r}", norm(r)) for r in ROLES]
-    body = "".join(f'<tr><th scope="row">{name}</th>{cells(key, pick)}</tr>' for name, key, pick in rows)
+    old, new = view.before, view.after
+    rows = [row(f"κ(W_{r.upper()})", f"kappa-{r}", old.kappa_w[r], new.kappa_w[r]) for r in ROLES]
+    rows.append(row("κ(J), head 1, exact", "kappa-j", old.kappa_j, new.kappa_j))
+    rows.append(row("saturation: mean max attention", "saturation", old.saturation, new.saturation))
+    rows += [row(f"‖J_{r.upper()}‖", f"norm-{r}", old.block_norms[r], new.block_norms[r]) for r in ROLES]
     return (
         '<table class="numbers"><caption>κ(W): whole 32 × 32 matrices of layer 1. κ(J): its head 1 (n = 16 tokens, '
         "d = 16) on one real digit, at initialisation.</caption>"
-        f"<thead><tr><th></th><th>before</th><th>after</th></tr></thead><tbody>{body}</tbody></table>"
+        f"<thead><tr><th></th><th>before</th><th>after</th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
     )
 
 
 def describe_view(view: HeadView) -> str:
     """One sentence on what the correction did to the head, and the caution it needs."""
     before, after = view.before, view.after
-    change = f"κ(J) {_went(before.kappa_j, after.kappa_j)} {format_number(before.kappa_j)} → {format_number(after.kappa_j)}."
+    numbers = f"{format_number(before.kappa_j)} → {format_number(after.kappa_j)}"
+    change = f"κ(J) {_went(before.kappa_j, after.kappa_j)} {numbers}."
     qk = max(after.block_norms["q"], after.block_norms["k"])
     if after.saturation > 0.9:
         return (
-            f"{change} <strong>But attention has switched off</strong>: on average a token gives {after.saturation:.0%} of "
-            f"its weight to one token, and the Q and K blocks of J are down to {format_number(qk)}. "
+            f"{change} <strong>But attention has switched off</strong>: on average a token gives "
+            f"{after.saturation:.0%} of its weight to one token, and the Q and K blocks of J are at "
+            f"{format_number(qk)}. "
             "A small κ(J) bought that way is no gain."
         )
     if after.saturation > 0.5:
@@ -145,7 +158,7 @@ def show_curves(curves: Curves, *, steps: int = STEPS) -> str:
     charts = []
     for name, title in SERIES.items():
         pair = [Series("baseline", curves.step, curves.baseline[name], "baseline"),
-                Series("conditioned", curves.step, curves.conditioned[name], "conditioned")]  # fmt: skip
+                Series("conditioned", curves.step, curves.conditioned[name], "conditioned")]
         limits = (0.0, 1.0) if name in ("accuracy", "saturation") else None
         charts.append(line_chart(title, pair, x_max=steps, y_range=limits, log_y=name == "loss", marks=curves.marks))
     return f'<div class="charts four" data-frames="{len(curves.step)}">{"".join(charts)}</div>'
@@ -157,7 +170,7 @@ def describe_run(curves: Curves, state: str) -> str:
         return f'<p class="sentence" aria-live="polite">{escape(state)}</p>'
     base, cond = curves.baseline["loss"][-1], curves.conditioned["loss"][-1]
     reached = [next((s for s, v in zip(curves.step, c["loss"], strict=True) if v < 0.5), None)
-               for c in (curves.baseline, curves.conditioned)]  # fmt: skip
+               for c in (curves.baseline, curves.conditioned)]
     said = [f"at step {s}" if s is not None else "not yet" for s in reached]
     saturated = curves.conditioned["saturation"][-1] > 0.9
     return (
@@ -216,7 +229,7 @@ def on_reset(visit: Visit) -> list[object]:
     visit.settings, visit.curves = Settings(), Curves()
     first = read_first_run()
     return [*control_values(Settings()), *group_updates("targets"), show_view(Settings(), []), show_curves(first),
-            describe_run(first, "A finished run, computed beforehand.")]  # fmt: skip
+            describe_run(first, "A finished run, computed beforehand.")]
 
 
 def on_load(visit: Visit, request: gr.Request) -> list[object]:
@@ -231,7 +244,7 @@ def on_load(visit: Visit, request: gr.Request) -> list[object]:
 def control_values(settings: Settings) -> list[object]:
     """The value of every control, in the order of `control_names`."""
     plain = [settings.kind, [r.upper() for r in settings.roles], settings.preserve, settings.init, settings.source,
-             settings.seed]  # fmt: skip
+             settings.seed]
     return [*plain, *(getattr(settings, name)[r] for name in RANGES for r in ROLES)]
 
 
@@ -250,8 +263,8 @@ def build() -> gr.Blocks:
         gr.Markdown(INTRO)
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                kind = gr.Radio([(label, k) for k, label in KINDS.items()], value=start.kind, label="Correction W → W + C",
-                                elem_id="kind")  # fmt: skip
+                kinds = [(label, k) for k, label in KINDS.items()]
+                kind = gr.Radio(kinds, value=start.kind, label="Correction W → W + C", elem_id="kind")
                 roles = gr.CheckboxGroup(["Q", "K", "V"], value=["Q", "K", "V"], label="Applied to", elem_id="roles")
                 sliders: dict[str, gr.Slider] = {}
                 groups = []
@@ -260,9 +273,9 @@ def build() -> gr.Blocks:
                         for role in ROLES:
                             for name, label in names.items():
                                 low, high, value, step = RANGES[name]
-                                sliders[f"{name}_{role}"] = gr.Slider(
-                                    low, high, value, step=step, label=label.format(role.upper()), elem_id=f"{name}-{role}"
-                                )
+                                text, at = label.format(role.upper()), f"{name}-{role}"
+                                slider = gr.Slider(low, high, value, step=step, label=text, elem_id=at)
+                                sliders[f"{name}_{role}"] = slider
                     groups.append(box)
                 with gr.Accordion("Initial weights, data, seed", open=False):
                     preserve = gr.Radio(list(PRESERVES), value=start.preserve, label="Rescale W + C to W's own norm")
@@ -280,22 +293,25 @@ def build() -> gr.Blocks:
         charts = gr.HTML(show_curves(first), elem_id="curves")
         gr.Markdown(NOTES)
 
-        controls = [{"kind": kind, "roles": roles, "preserve": preserve, "init": init, "source": source, "seed": seed,
-                     **sliders}[name] for name in control_names()]  # fmt: skip
+        by_name: dict[str, Any] = {"kind": kind, "roles": roles, "preserve": preserve, "init": init, "source": source,
+                                   "seed": seed, **sliders}
+        controls = [by_name[name] for name in control_names()]
         inputs = [visit, *controls]
         # preprocess=False: the server's own parser sees the raw value and answers with a sentence, not an error.
         # always_last: the default, "once", would drop the last position of a slider that moves fast.
         gr.on([c.input for c in controls], on_controls, inputs, view, trigger_mode="always_last", preprocess=False,
-              show_progress="hidden", queue=False, api_name="controls")  # fmt: skip
-        kind.change(group_updates, kind, groups, show_progress="hidden", queue=False, preprocess=False, api_visibility="private")
+              show_progress="hidden", queue=False, api_name="controls")
+        kind.change(group_updates, kind, groups, show_progress="hidden", queue=False, preprocess=False,
+                    api_visibility="private")
         go.click(lambda: describe_run(Curves(), "Waiting for a free place …"), None, status, queue=False,
-                 show_progress="hidden", api_visibility="private")  # fmt: skip
+                 show_progress="hidden", api_visibility="private")
         run = go.click(on_start, inputs, [charts, status], preprocess=False, show_progress="hidden",
-                       concurrency_limit=MAX_RUNS, api_name="start")  # fmt: skip
+                       concurrency_limit=MAX_RUNS, api_name="start")
         stop.click(on_stop, visit, status, cancels=[run], queue=False, show_progress="hidden", api_visibility="private")
         reset.click(on_reset, visit, [*controls, *groups, view, charts, status], cancels=[run], queue=False,
-                    show_progress="hidden", api_visibility="private")  # fmt: skip
-        page.load(on_load, visit, [*controls, *groups, view], queue=False, show_progress="hidden", api_visibility="private")
+                    show_progress="hidden", api_visibility="private")
+        page.load(on_load, visit, [*controls, *groups, view], queue=False, show_progress="hidden",
+                  api_visibility="private")
     return page.queue(max_size=MAX_WAITING)
 
 
@@ -304,7 +320,8 @@ def launch(page: gr.Blocks, **options):
     # run_history copies every frame into the browser's storage: slider latency grew from 25 to over 100 ms in a run
     font = ("ui-sans-serif", "system-ui", "sans-serif")  # Gradio's default asks a font server
     theme = gr.themes.Default(font=font, font_mono=("ui-monospace", "monospace"))
-    return page.launch(theme=theme, css=CSS, ssr_mode=False, run_history=False, footer_links=["gradio", "settings"], **options)
+    return page.launch(theme=theme, css=STYLE + CSS, ssr_mode=False, run_history=False,
+                       footer_links=["gradio", "settings"], **options)
 
 
 def read_first_run() -> Curves:
@@ -322,41 +339,29 @@ def write_first_run() -> None:
     for frame in track(race(Settings), total=STEPS // EVERY + 1, description="Racing"):
         curves.append(frame)
     FIRST_RUN.parent.mkdir(exist_ok=True)
-    about = {"made_by": "python app.py --first-run", "torch": torch.__version__, "seed": Settings().seed, "steps": STEPS}
+    about = {"made_by": "python app.py --first-run", "torch": torch.__version__, "seed": Settings().seed}
     FIRST_RUN.write_text(json.dumps({"about": about, "curves": vars(curves)}) + "\n", encoding="utf-8")
 
 
 INTRO = """# Spectral conditioning of attention, live
 Transformers train through the Jacobian of attention, and its condition number κ(J) depends on W_Q, W_K and W_V.
 Add a correction C to each, watch **exact** spectra, κ(J) and the attention map answer, then train both models and
-keep moving the sliders while they run. After Saratchandran & Lucey (NeurIPS 2025, [arXiv 2603.07162](https://arxiv.org/abs/2603.07162))."""
+keep moving the sliders while they run. After Saratchandran & Lucey, NeurIPS 2025
+([arXiv 2603.07162](https://arxiv.org/abs/2603.07162))."""
 
-NOTES = """**What to try.** *λ·I* with λ = 10 on Q, K and V, the paper's default: κ(J) becomes tiny because attention switches off.
-λ = 1, then 10, on V only. *Xavier* under "Initial weights": much of the gain over the small default weights is gone, since it
-was a matter of scale.
+NOTES = """**What to try.** *λ·I* with λ = 10 on Q, K and V, the paper's default: κ(J) becomes tiny because attention
+switches off. λ = 1, then 10, on V only. *Xavier* under "Initial weights": plain Xavier is the control to beat.
 
 **What this does not show.** One small ViT, one head, one seed a run; records every 5 steps. Differences of a few
-percent between two runs are noise: change the seed. Both models see the same batches, AdamW, learning rate 10⁻³, weight decay
-0.05. Dotted verticals mark where a slider took effect."""
+percent between two runs are noise: change the seed. Both models see the same batches, AdamW, learning rate 10⁻³,
+weight decay 0.05. Dotted verticals mark where a slider took effect."""
 
 CSS = """
-:root { --base: #0072b2; --cond: #c24e00; --ink: #333; --faint: #ddd; }
-.dark { --base: #56b4e9; --cond: #f0a060; --ink: #ddd; --faint: #444; }
-#view figure, #curves figure { margin: 0; min-width: 0; }
-figcaption { font-size: .85rem; font-weight: 600; color: var(--ink); }
 .charts { display: grid; gap: .75rem; }
 .charts.three { grid-template-columns: repeat(auto-fit, minmax(210px, 1fr)); }
 .charts.four { grid-template-columns: repeat(auto-fit, minmax(270px, 1fr)); }
 .split { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; margin: .5rem 0; }
-.maps { display: flex; gap: .75rem; } .maps svg { width: 150px; height: 150px; }
-.chart svg { width: 100%; height: auto; display: block; }
-.chart text { font-size: 11px; fill: var(--ink); } .chart .end { text-anchor: end; } .chart .mid { text-anchor: middle; }
-.axis { stroke: var(--ink); fill: none; } .grid { stroke: var(--faint); stroke-width: .6; }
-.mark { stroke: var(--ink); stroke-dasharray: 1 3; }
-.line { fill: none; stroke-width: 2; } .line.baseline { stroke: var(--base); stroke-dasharray: 6 3; }
-.line.conditioned { stroke: var(--cond); }
-.bar.after { fill: var(--cond); fill-opacity: .75; } .bar.before { fill: none; stroke: var(--base); stroke-dasharray: 3 2; stroke-width: 1.3; }
-.map .cell { fill: var(--base); } .map .frame { fill: none; stroke: var(--ink); }
+.maps { display: flex; gap: .75rem; } .maps .chart svg { width: 150px; height: 150px; }
 .numbers { border-collapse: collapse; font-variant-numeric: tabular-nums; flex: 1 1 300px; color: var(--ink); }
 .numbers caption { font-size: .8rem; text-align: left; caption-side: bottom; padding-top: .3rem; }
 .numbers th, .numbers td { padding: .15rem .6rem; border-bottom: 1px solid var(--faint); text-align: right; }
@@ -364,7 +369,8 @@ figcaption { font-size: .85rem; font-weight: 600; color: var(--ink); }
 .numbers td:last-child { font-weight: 700; }
 .sentence { font-size: 1.02rem; color: var(--ink); margin: .3rem 0; min-height: 2.6em; }
 .notice { border-left: 4px solid var(--cond); padding: .2rem .6rem; margin: .2rem 0; color: var(--ink); }
-.key { font-size: .85rem; color: var(--ink); } .swatch { display: inline-block; width: 12px; height: 12px; vertical-align: -1px; }
+.key { font-size: .85rem; color: var(--ink); }
+.swatch { display: inline-block; width: 12px; height: 12px; vertical-align: -1px; }
 .swatch.full { background: var(--cond); opacity: .75; } .swatch.hollow { border: 1.5px dashed var(--base); }
 """
 
@@ -372,7 +378,7 @@ figcaption { font-size: .85rem; font-weight: 600; color: var(--ink); }
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--first-run", action="store_true", help="recompute results/first_run.json and leave")
-    parser.add_argument("--port", type=int, help="port to serve on (default: GRADIO_SERVER_PORT or the first free from 7860)")
+    parser.add_argument("--port", type=int, help="port (default: GRADIO_SERVER_PORT, or the first free from 7860)")
     parser.add_argument("--open", action="store_true", help="open a browser window")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")

@@ -33,10 +33,10 @@ PORT = 7899
 MEASURE = """() => new Promise((resolve, reject) => {
   const view = document.querySelector('#view');
   const input = document.querySelector('#lam-q input[type=range]');
-  const before = document.querySelector('#kappa-j').textContent;
+  const before = document.querySelector('#after-kappa-j').textContent;
   const began = performance.now();
   const seen = new MutationObserver(() => {
-    const cell = document.querySelector('#kappa-j');
+    const cell = document.querySelector('#after-kappa-j');
     if (cell && cell.textContent !== before) { seen.disconnect(); resolve(performance.now() - began); }
   });
   seen.observe(view, {childList: true, subtree: true, characterData: true});
@@ -74,8 +74,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--moves", type=int, default=60, help="slider moves in each condition (default 60)")
     options = parser.parse_args()
-    server = subprocess.Popen([sys.executable, str(ROOT / "app.py"), "--port", str(PORT)], cwd=ROOT,
-                              env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": os.environ | {"OMP_NUM_THREADS": "1"}}
+    server = subprocess.Popen([sys.executable, str(ROOT / "app.py"), "--port", str(PORT)], cwd=ROOT, **quiet)
     rows = {}
     try:
         url = f"http://127.0.0.1:{PORT}"
@@ -84,7 +84,7 @@ def main() -> None:
             browser = playwright.chromium.launch(executable_path=find_browser(), args=CHROMIUM_FLAGS)
             page = browser.new_page()
             page.goto(f"{url}/?kind=identity")
-            page.wait_for_selector("#kappa-j")
+            page.wait_for_selector("#after-kappa-j")
             page.wait_for_timeout(1500)
             rows["idle"] = measure(page, options.moves, "idle")
             training: list[float] = []
@@ -104,13 +104,17 @@ def main() -> None:
     table = Table(title="Slider to new numbers on the page, ms")
     for name in ("condition", "moves", "median", "95th percentile", "largest"):
         table.add_column(name, justify="right" if name != "condition" else "left")
-    lines = ["# Slider latency", "", f"`python benchmarks/slider_latency.py --moves {options.moves}`: {os.cpu_count()} cores, "
-             f"Python {platform.python_version()}, gradio {gradio.__version__}, Chromium {version}, headless.", "",
-             "Milliseconds from the slider's input event to the redrawn number, both read in the page. Target: median under "
-             "100, 95th percentile under 250.", "", "| condition | moves | median | 95th percentile | largest |",
-             "| --- | ---: | ---: | ---: | ---: |"]  # fmt: skip
+    lines = [
+        "# Slider latency", "",
+        f"`python benchmarks/slider_latency.py --moves {options.moves}`: {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}, gradio {gradio.__version__}, Chromium {version}, headless.", "",
+        "Milliseconds from the slider's input event to the redrawn number, both read in the page. Target: median "
+        "under 100, 95th percentile under 250.", "",
+        "| condition | moves | median | 95th percentile | largest |", "| --- | ---: | ---: | ---: | ---: |",
+    ]
     for name, values in rows.items():
-        cells = [str(len(values)), *(f"{v:.0f}" for v in (percentile(values, 0.5), percentile(values, 0.95), max(values)))]
+        figures = (percentile(values, 0.5), percentile(values, 0.95), max(values))
+        cells = [str(len(values)), *(f"{v:.0f}" for v in figures)]
         table.add_row(name, *cells)
         lines.append(f"| {name} | {' | '.join(cells)} |")
     Console().print(table)

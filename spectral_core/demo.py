@@ -20,6 +20,7 @@ from spectral_core.corrections import Correction, IdentityCorrection, PolarCorre
 from spectral_core.data import load_digits
 from spectral_core.jacobian import AttentionJacobian
 from spectral_core.models import INITS, VisionTransformer
+from spectral_core.projections import ROLES, find_projections
 from spectral_core.spectrum import spectrum
 from spectral_core.training import Record, fit
 
@@ -28,7 +29,6 @@ __all__ = ["Frame", "HeadView", "Settings", "corrections", "head_view", "parse_s
 KINDS = {"targets": "Targets σ_min, σ_max", "kappa": "Target κ", "identity": "λ·I (paper)", "polar": "Polar, κ ≤ 2"}
 PRESERVES = ("none", "spectral", "frobenius")
 SOURCES = {"digits": 2, "mnist": 7}  # patch size: 16 tokens each
-ROLES = "qkv"
 #: setting: (smallest, largest, default, step); the sliders and the server's limits are the same numbers
 RANGES = {
     "min": (0.0, 4.0, 0.5, 0.05),
@@ -72,9 +72,10 @@ def parse_settings(raw: Mapping[str, object]) -> tuple[Settings, list[str]]:
     for name, allowed in choices.items():
         if name in raw:
             if raw[name] in allowed:
-                out = replace(out, **{name: raw[name]})
+                out = replace(out, **{name: raw[name]})  # type: ignore[arg-type]
             else:
-                notices.append(f"{name}: {_show(raw[name])} is not one of {', '.join(allowed)}; {getattr(out, name)} is used")
+                used = f"{getattr(out, name)} is used"
+                notices.append(f"{name}: {_show(raw[name])} is not one of {', '.join(allowed)}; {used}")
     if "roles" in raw:
         value = raw["roles"]
         letters = [str(r).lower() for r in value] if isinstance(value, (str, list, tuple)) else None
@@ -86,14 +87,15 @@ def parse_settings(raw: Mapping[str, object]) -> tuple[Settings, list[str]]:
         out = replace(out, seed=int(_clamp("seed", raw["seed"], 0, SEED_MAX, 0, notices)))
     for name, (low, high, default, _) in RANGES.items():
         values = {
-            r: _clamp(f"{name}_{r}", raw[f"{name}_{r}"], low, high, default, notices) if f"{name}_{r}" in raw else default
+            r: _clamp(key, raw[key], low, high, default, notices) if (key := f"{name}_{r}") in raw else default
             for r in ROLES
         }
-        out = replace(out, **{name: values})
+        out = replace(out, **{name: values})  # type: ignore[arg-type]
     if out.kind == "targets":
         for r in ROLES:
             if out.min[r] > out.max[r]:
-                notices.append(f"σ_min {out.min[r]:g} is above σ_max {out.max[r]:g} for {r.upper()}; {out.max[r]:g} is used for both")
+                low, high = out.min[r], out.max[r]
+                notices.append(f"σ_min {low:g} is above σ_max {high:g} for {r.upper()}; {high:g} is used for both")
                 out = replace(out, min={**out.min, r: out.max[r]})
     return out, notices
 
@@ -193,8 +195,7 @@ def _initial_head(init: str, source: str, seed: int) -> tuple[Tensor, dict[str, 
     data, model = load_digits(source), new_model(init, source, seed)
     with torch.no_grad():
         x = model.attention_input(data.test_x[:1])[0]
-    layer = model.blocks[0].attention
-    return x, {r: m.weight.detach() for r, m in zip(ROLES, (layer.query, layer.key, layer.value), strict=True)}
+    return x, {p.role: p.weight.detach() for p in find_projections(model)[:3]}
 
 
 @lru_cache(maxsize=64)

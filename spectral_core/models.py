@@ -94,12 +94,18 @@ class VisionTransformer(nn.Module):
         patches = F.unfold(images, self.patch_size, stride=self.patch_size).mT
         return self.embed(patches) + self.position
 
+    def block(self, layer: int) -> Block:
+        """Block `layer`, counted from 0."""
+        block = self.blocks[layer]
+        assert isinstance(block, Block)
+        return block
+
     def attention_input(self, images: Tensor, layer: int = 0) -> Tensor:
         """What the attention of block `layer` sees, X = LayerNorm(tokens): (batch, n, D)."""
         x = self.tokens(images)
         for block in self.blocks[:layer]:
             x = block(x)
-        return self.blocks[layer].norm1(x)
+        return self.block(layer).norm1(x)
 
     def _initialize(self, init: str, generator: torch.Generator) -> None:
         for name, parameter in self.named_parameters():

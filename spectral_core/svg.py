@@ -11,10 +11,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-__all__ = ["Series", "bars", "format_number", "heat_map", "line_chart"]
+__all__ = ["STYLE", "Series", "bars", "format_number", "heat_map", "line_chart"]
 
 WIDTH, HEIGHT = 360, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 18, 26, 34
+
+
+#: what the classes in the charts look like, light and `.dark`; the page that shows them includes it once
+STYLE = """
+:root { --base: #0072b2; --cond: #c24e00; --ink: #333; --faint: #ddd; }
+.dark { --base: #56b4e9; --cond: #f0a060; --ink: #ddd; --faint: #444; }
+.chart { margin: 0; min-width: 0; }
+.chart figcaption { font-size: .85rem; font-weight: 600; color: var(--ink); }
+.chart svg { width: 100%; height: auto; display: block; }
+.chart text { font-size: 11px; fill: var(--ink); }
+.chart .end { text-anchor: end; } .chart .mid { text-anchor: middle; }
+.axis { stroke: var(--ink); fill: none; } .grid { stroke: var(--faint); stroke-width: .6; }
+.mark { stroke: var(--ink); stroke-dasharray: 1 3; }
+.line { fill: none; stroke-width: 2; } .line.baseline { stroke: var(--base); stroke-dasharray: 6 3; }
+.line.conditioned { stroke: var(--cond); }
+.bar.after { fill: var(--cond); fill-opacity: .75; }
+.bar.before { fill: none; stroke: var(--base); stroke-dasharray: 3 2; stroke-width: 1.6; }
+.map .cell { fill: var(--base); } .map .frame { fill: none; stroke: var(--ink); }
+"""
 
 
 @dataclass(frozen=True)
@@ -76,7 +95,10 @@ def bars(title: str, before: Sequence[float], after: Sequence[float], *, y_max: 
     frame = _Frame(0.0, float(len(before)), 0.0, top)
     body = [frame.axes("index of singular value")]
     floor = HEIGHT - BOTTOM
-    filled = (f"M{frame.x(i + 0.12):.1f} {floor}V{frame.y(v):.1f}H{frame.x(i + 0.88):.1f}V{floor}Z" for i, v in enumerate(after))
+    filled = (
+        f"M{frame.x(i + 0.12):.1f} {floor}V{frame.y(v):.1f}H{frame.x(i + 0.88):.1f}V{floor}Z"
+        for i, v in enumerate(after)
+    )
     stairs = (f"V{frame.y(v):.1f}H{frame.x(i + 1):.1f}" for i, v in enumerate(before))
     body.append(f'<path class="bar after" d="{"".join(filled)}"/>')
     body.append(f'<path class="bar before" d="M{frame.x(0):.1f} {floor}{"".join(stairs)}V{floor}"/>')
@@ -96,12 +118,15 @@ def heat_map(title: str, rows: Sequence[Sequence[float]], *, levels: int = 12) -
         for j, value in enumerate(row):
             level = round(min(1.0, max(0.0, value)) ** 0.5 * levels)  # square root: small weights stay visible
             paths.setdefault(level, []).append(f"M{j * cell:.4g} {i * cell:.4g}h{cell:.4g}v{cell:.4g}h-{cell:.4g}z")
-    body = [f'<path class="cell" fill-opacity="{level / levels:.2f}" d="{"".join(d)}"/>' for level, d in sorted(paths.items())]
+    body = [
+        f'<path class="cell" fill-opacity="{level / levels:.2f}" d="{"".join(d)}"/>'
+        for level, d in sorted(paths.items())
+    ]
     peak = sum(max(row) for row in rows) / n
     label = escape(f"{title}: {n} by {n} attention weights, mean of row maxima {peak:.2f}", quote=True)
     return (
-        f'<svg class="map" viewBox="-1 -1 162 162" role="img" aria-label="{label}">'
-        f'<rect class="frame" width="160" height="160"/>{"".join(body)}</svg>'
+        f'<figure class="chart"><figcaption>{escape(title)}</figcaption><svg class="map" viewBox="-1 -1 162 162" '
+        f'role="img" aria-label="{label}"><rect class="frame" width="160" height="160"/>{"".join(body)}</svg></figure>'
     )
 
 
@@ -134,7 +159,8 @@ class _Frame:
             if log_y and tick != round(tick):
                 continue
             out.append(f'<path class="grid" d="M{LEFT} {self.y(tick):.1f}H{WIDTH - RIGHT}"/>')
-            out.append(f'<text class="end" x="{LEFT - 5}" y="{self.y(tick) + 3.5:.1f}">{10**tick if log_y else tick:g}</text>')
+            label = 10**tick if log_y else tick
+            out.append(f'<text class="end" x="{LEFT - 5}" y="{self.y(tick) + 3.5:.1f}">{label:g}</text>')
         for tick in _ticks(self.x0, self.x1):
             out.append(f'<text class="mid" x="{self.x(tick):.1f}" y="{HEIGHT - BOTTOM + 13}">{tick:g}</text>')
         out.append(f'<text class="mid" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}">{escape(x_label)}</text>')
@@ -153,7 +179,7 @@ def _ticks(low: float, high: float, count: int = 5) -> list[float]:
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
-    ticks = []
+    ticks: list[float] = []
     while (first + len(ticks)) * step <= high + 1e-9 * step:
         ticks.append(round((first + len(ticks)) * step, 12))
     return ticks
@@ -162,5 +188,6 @@ def _ticks(low: float, high: float, count: int = 5) -> list[float]:
 def _svg(label: str, body: Sequence[str], title: str) -> str:
     return (
         f'<figure class="chart"><figcaption>{escape(title)}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label, quote=True)}">{"".join(body)}</svg></figure>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label, quote=True)}">{"".join(body)}</svg>'
+        "</figure>"
     )

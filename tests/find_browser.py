@@ -16,7 +16,7 @@ from pathlib import Path
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 #: for every headless start: no sandbox (root), and no calls home that a closed network would refuse
 CHROMIUM_FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-                  "--disable-background-networking", "--disable-component-update"]  # fmt: skip
+                  "--disable-background-networking", "--disable-component-update"]
 MISSING = (
     "No Chromium found: set CHROMIUM=/path/to/chromium, install the package `chromium`, "
     "or run `.venv/bin/playwright install chromium`."
@@ -46,7 +46,7 @@ def install() -> None:
     env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     subprocess.run(["apt-get", "update", "-qq"], check=False, env=env)
     subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"], check=False, env=env,
-                   stdout=subprocess.DEVNULL)  # fmt: skip
+                   stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":
