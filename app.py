@@ -350,7 +350,10 @@ keep moving the sliders while they run. After Saratchandran & Lucey, NeurIPS 202
 ([arXiv 2603.07162](https://arxiv.org/abs/2603.07162))."""
 
 NOTES = """**What to try.** *λ·I* with λ = 10 on Q, K and V, the paper's default: κ(J) becomes tiny because attention
-switches off. λ = 1, then 10, on V only. *Xavier* under "Initial weights": plain Xavier is the control to beat.
+switches off. λ = 1, then 10, on V only. *Xavier* under "Initial weights", with nothing ticked under
+"Applied to": the control to beat. Over 10 paired seeds the polar correction reached loss 0.5 in 33 ± 3 fewer steps than
+the small default weights (137), plain Xavier in 28 ± 7 fewer without any correction, and no correction beat plain
+Xavier by more than its interval.
 
 **What this does not show.** One small ViT, one head, one seed a run; records every 5 steps. Differences of a few
 percent between two runs are noise: change the seed. Both models see the same batches, AdamW, learning rate 10⁻³,

@@ -43,7 +43,10 @@ def check_number(
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ValueError(f"{name}: expected a real number, got {value!r}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError as error:
+        raise ValueError(f"{name}: expected a finite number, got one beyond the range of float64") from error
     if not math.isfinite(number):
         raise ValueError(f"{name}: expected a finite number, got {number}")
     if minimum is not None and (number < minimum or (exclusive and number == minimum)):

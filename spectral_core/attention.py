@@ -36,7 +36,9 @@ class SpectralConditionedAttention(nn.Module):
     ) -> None:
         super().__init__()
         if num_heads < 1 or dim < 1 or dim % num_heads:
-            raise ValueError(f"expected dim to be a positive multiple of num_heads, got dim={dim}, num_heads={num_heads}")
+            raise ValueError(
+                f"expected dim to be a positive multiple of num_heads, got dim={dim}, num_heads={num_heads}"
+            )
         self.dim, self.num_heads = dim, num_heads
         self.query, self.key, self.value, self.out = (nn.Linear(dim, dim, bias=bias) for _ in range(4))
         if correction is not None:
@@ -45,9 +47,9 @@ class SpectralConditionedAttention(nn.Module):
     def forward(
         self, x: Tensor, *, is_causal: bool = False, need_weights: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """x (batch, n, D) -> (batch, n, D); with `need_weights` also the map (batch, heads, n, n)."""
+        """x (…, n, D) -> (…, n, D); with `need_weights` also the map (…, heads, n, n)."""
         q, k, v = (self._split(layer(x)) for layer in (self.query, self.key, self.value))
-        out = self.out(F.scaled_dot_product_attention(q, k, v, is_causal=is_causal).transpose(1, 2).flatten(2))
+        out = self.out(F.scaled_dot_product_attention(q, k, v, is_causal=is_causal).transpose(-3, -2).flatten(-2))
         if not need_weights:
             return out
         logits = q @ k.mT * q.shape[-1] ** -0.5
@@ -74,4 +76,4 @@ class SpectralConditionedAttention(nn.Module):
         return AttentionJacobian(x.unsqueeze(-3), *self.head_weights())
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(-3, -2)

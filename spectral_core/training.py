@@ -69,9 +69,9 @@ class Record:
 @torch.no_grad()
 def probe_head(model: VisionTransformer, image: Tensor, *, layer: int = 0, head: int = 0) -> HeadProbe:
     """κ(W), the exact κ(J), saturation and attention map of one head at one image (channels, H, W)."""
-    attention = model.blocks[layer].attention
+    attention = model.block(layer).attention
     x = model.attention_input(image.unsqueeze(0), layer)[0]
-    weights = {role: getattr(attention, name).weight for role, name in zip("qkv", ("query", "key", "value"), strict=True)}
+    weights = {"q": attention.query.weight, "k": attention.key.weight, "v": attention.value.weight}
     jac = AttentionJacobian(x, *(w[head] for w in attention.head_weights()))
     return HeadProbe(
         kappa_w={role: float(condition_number(w)) for role, w in weights.items()},
@@ -110,7 +110,7 @@ def fit(
 
     Raises:
         ValueError: a setting out of range (at the call, not at the first record).
-        FloatingPointError: the loss stopped being finite.
+        FloatingPointError: the loss, the weights or the outputs stopped being finite.
     """
     for name, value in {"steps": steps, "batch_size": batch_size, "every": every}.items():
         if check_number(value, name, minimum=1) != int(value):
@@ -119,7 +119,7 @@ def fit(
     check_number(lr, "lr", minimum=0.0, exclusive=True)
     check_number(weight_decay, "weight_decay", minimum=0.0)
     check_number(warmup, "warmup", minimum=0)
-    return _fit(model, data, steps, batch_size, lr, weight_decay, warmup, every, seed)
+    return _fit(model, data, int(steps), int(batch_size), lr, weight_decay, warmup, int(every), seed)
 
 
 def _fit(
@@ -143,10 +143,12 @@ def _fit(
             mean_loss = float(torch.stack(losses).mean())
             losses.clear()
             if not math.isfinite(mean_loss):
-                raise FloatingPointError(
-                    f"the loss became {mean_loss} by step {step}: lower lr (now {lr:g}) or weaken the correction"
-                )
-            yield _record(model, data, step, mean_loss, started)
+                raise _diverged(f"the loss became {mean_loss}", step, lr)
+            with torch.no_grad():
+                logits = model(data.test_x)
+            if not torch.isfinite(logits).all():
+                raise _diverged("the outputs stopped being finite", step, lr)
+            yield _record(model, data, logits, step, mean_loss, started)
         if step == steps:
             return
         for group in optimizer.param_groups:
@@ -157,16 +159,24 @@ def _fit(
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
+        # here rather than at the next record: corrections refuse such weights with an error of their own
+        if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
+            raise _diverged("the weights stopped being finite", step + 1, lr)
 
 
-def _record(model: VisionTransformer, data: ImageData, step: int, loss: float, started: float) -> Record:
+def _diverged(what: str, step: int, lr: float) -> FloatingPointError:
+    return FloatingPointError(f"{what} by step {step}: lower lr (now {lr:g}) or weaken the correction")
+
+
+def _record(
+    model: VisionTransformer, data: ImageData, logits: Tensor, step: int, loss: float, started: float
+) -> Record:
     probe = probe_head(model, data.test_x[0])
-    with torch.no_grad():
-        accuracy = (model(data.test_x).argmax(-1) == data.test_y).float().mean()
+    accuracy = (logits.argmax(-1) == data.test_y).float().mean()
     return Record(
         step=step, loss=loss, accuracy=float(accuracy), kappa_w=probe.kappa_w, kappa_j=probe.kappa_j,
         saturation=probe.saturation, block_norms=probe.block_norms, seconds=time.perf_counter() - started,
-    )  # fmt: skip
+    )
 
 
 def _batches(size: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -1,0 +1,142 @@
+"""Both sides of Theorem 3.4 and saturation, each factor recomputed with NumPy and explicit loops."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from spectral_core import AttentionJacobian, jacobian_bound, saturation
+
+FACTORS = ("kappa_x", "kappa_lambda", "kappa_wq", "kappa_wk", "kappa_wv", "kappa_softmax")
+
+
+def problem(n, dim, d_k, d_v, *, seed=0, lead=()):
+    g = torch.Generator().manual_seed(seed)
+    shapes = ((n, dim), (dim, d_k), (dim, d_k), (dim, d_v))
+    x, *weights = (torch.randn(*lead, *shape, dtype=torch.float64, generator=g) for shape in shapes)
+    return [x, *(w / dim**0.5 for w in weights)]  # not saturated: Λ keeps a gap above its zero values
+
+
+def attention_map(x, w_q, w_k, scale):
+    """P by loops."""
+    q, k, n = x @ w_q, x @ w_k, len(x)
+    p = np.zeros((n, n))
+    for i in range(n):
+        e = np.exp([scale * float(q[i] @ k[j]) for j in range(n)])
+        p[i] = e / e.sum()
+    return p
+
+
+def effective(m, tolerance=1e-11):
+    """κ⁺ and rank."""
+    s = np.linalg.svd(m, compute_uv=False)
+    kept = s[s > tolerance * s[0]]
+    return kept[0] / kept[-1], len(kept)
+
+
+@pytest.mark.parametrize("scale", [None, 1.0])
+@pytest.mark.parametrize("sizes", [(5, 8, 3, 4), (7, 4, 2, 3), (6, 6, 6, 6)])
+def test_every_factor_and_both_sides(sizes, scale):
+    head = problem(*sizes)
+    x, w_q, w_k, w_v = (w.numpy() for w in head)
+    bound = jacobian_bound(*head, scale=scale)
+    n, _, d_k, _ = sizes
+    p = attention_map(x, w_q, w_k, d_k**-0.5 if scale is None else scale)
+    blocks = np.zeros((n * n, n * n))  # Λ whole: n blocks diag(p_i) − p_i p_iᵀ
+    for i in range(n):
+        blocks[i * n : (i + 1) * n, i * n : (i + 1) * n] = np.diag(p[i]) - np.outer(p[i], p[i])
+    kappa = dict(zip(FACTORS, (effective(m)[0] for m in (x, blocks, w_q, w_k, w_v, p)), strict=True))
+    for name, value in kappa.items():
+        assert getattr(bound, name).item() == pytest.approx(value, rel=1e-8), name
+    left, rank = effective(AttentionJacobian(*head, scale=scale).dense().numpy())
+    k_x, k_lambda, k_q, k_k, k_v, k_p = (kappa[name] for name in FACTORS)
+    right = k_x**3 * k_lambda * k_v * (k_q + k_k) + k_x * k_p
+    assert bound.left.item() == pytest.approx(left, rel=1e-8)
+    assert bound.right.item() == pytest.approx(right, rel=1e-8)
+    assert bound.rank.item() == rank
+    assert bound.holds.item() == (left <= right)
+    assert bound.holds
+    assert "effective" in bound.convention
+
+
+def test_the_literal_inequality_fails_for_perfectly_conditioned_factors():
+    """Theory sheet, part 4: X with orthonormal rows, W with orthonormal columns, n=8, D=16, d=8, s=1/√8."""
+    verdicts = []
+    for seed in range(15):
+        x, *weights = problem(8, 16, 8, 8, seed=seed)
+        x = torch.linalg.qr(x.mT).Q.mT
+        weights = [torch.linalg.qr(w).Q for w in weights]
+        bound = jacobian_bound(x, *weights)
+        for name in ("kappa_x", "kappa_wq", "kappa_wk", "kappa_wv"):
+            assert getattr(bound, name).item() == pytest.approx(1, rel=1e-12)
+        verdicts.append(bound.holds.item())
+        assert verdicts[-1] == (bound.left.item() <= bound.right.item())
+        values = np.linalg.svd(AttentionJacobian(x, *weights).dense().numpy(), compute_uv=False)
+        assert bound.left.item() == pytest.approx(values[0] / values[-1], rel=1e-8)
+    assert 0 < sum(verdicts) < 15
+
+
+def test_leading_dimensions_are_slices():
+    head = problem(4, 6, 2, 3, lead=(2, 3))
+    bound = jacobian_bound(*head)
+    for index in np.ndindex(2, 3):
+        single = jacobian_bound(*(w[index] for w in head))
+        for name in (*FACTORS, "left", "right", "holds", "rank"):
+            torch.testing.assert_close(getattr(bound, name)[index], getattr(single, name), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("scale", [None, 0.3, 2.0])
+def test_saturation_is_the_mean_of_the_row_maxima(scale):
+    x, w_q, w_k, _ = problem(6, 5, 3, 2)
+    p = attention_map(x.numpy(), w_q.numpy(), w_k.numpy(), 3**-0.5 if scale is None else scale)
+    expected = sum(max(row) for row in p) / 6
+    assert saturation(x, w_q, w_k, scale=scale).item() == pytest.approx(expected, rel=1e-12)
+    batched = saturation(x.expand(2, 6, 5), w_q.expand(3, 1, 5, 3), w_k, scale=scale)
+    np.testing.assert_allclose(batched.numpy(), np.full((3, 2), expected), rtol=1e-12)
+
+
+def test_saturation_runs_from_one_over_n_to_one():
+    x, w_q, w_k, _ = problem(7, 5, 3, 2)
+    assert saturation(x, 0 * w_q, w_k).item() == pytest.approx(1 / 7)
+    assert saturation(x, w_q, w_k, scale=0.0).item() == pytest.approx(1 / 7)
+    assert saturation(x, 1e6 * w_q, w_k).item() == pytest.approx(1)
+    rising = [saturation(x, lam * torch.eye(5), lam * torch.eye(5)).item() for lam in (0.1, 0.5, 1, 2, 10)]
+    assert rising == sorted(rising)
+    assert rising[-1] > 0.99
+
+
+def test_a_saturated_map_makes_the_bound_infinite_and_so_empty():
+    x, _, _, w_v = problem(4, 6, 6, 3)
+    bound = jacobian_bound(x, 1e4 * torch.eye(6), 1e4 * torch.eye(6), w_v)
+    assert bound.kappa_lambda.item() == math.inf
+    assert bound.right.item() == math.inf
+    assert bound.holds
+    assert math.isfinite(bound.left.item())
+    assert saturation(x, 1e4 * torch.eye(6), 1e4 * torch.eye(6)).item() == 1
+
+
+@pytest.mark.parametrize("function", [jacobian_bound, lambda x, q, k, v, **kw: saturation(x, q, k, **kw)])
+@pytest.mark.parametrize(("index", "bad", "message"), [
+    (0, torch.ones(4), r"x: expected at least 2 dimensions, got shape \(4,\)"),
+    (0, torch.full((4, 6), math.nan), r"x: expected finite entries, got 24 inf or nan of 24"),
+    (1, torch.ones(6, 2).long(), r"w_q: expected a real floating-point tensor, got dtype torch.int64"),
+    (1, torch.ones(2, 6), r"w_q: expected 6 rows \(the width D of x\), got shape \(2, 6\)"),
+    (2, torch.ones(6, 5), r"expected w_q and w_k of the same width d_k, got 2 and 5"),
+    (2, None, r"w_k: expected a torch.Tensor, got NoneType"),
+])
+def test_bad_arguments_are_refused(function, index, bad, message):
+    head = problem(4, 6, 2, 3)
+    head[index] = bad
+    with pytest.raises(ValueError, match=message):
+        function(*head)
+
+
+@pytest.mark.parametrize("function", [jacobian_bound, lambda x, q, k, v, **kw: saturation(x, q, k, **kw)])
+def test_bad_scale_and_leading_dimensions_are_refused(function):
+    head = problem(4, 6, 2, 3)
+    with pytest.raises(ValueError, match=r"scale: expected a finite number, got inf"):
+        function(*head, scale=math.inf)
+    head[0], head[1] = head[0].expand(2, 4, 6), head[1].expand(3, 6, 2)
+    with pytest.raises(ValueError, match=r"leading dimensions that broadcast, got \{'x': \(2, 4, 6\)"):
+        function(*head)

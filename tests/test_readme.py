@@ -1,0 +1,40 @@
+"""What the README shows works: its example runs, its links lead somewhere, its commands exist."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_example_runs_and_has_ten_lines(capsys) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    exec(compile(code, "README.md", "exec"), {})
+    assert "κ before" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\((?!http)([^)#]+)\)", TEXT))
+def test_links_lead_to_files(target: str) -> None:
+    assert (ROOT / target).exists()
+
+
+def test_commands_are_in_the_makefile() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"`?make ([a-z-]+)", TEXT):
+        assert re.search(rf"^{target}:", makefile, re.M), target
+
+
+def test_every_direct_dependency_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = project["dependencies"] + [d for extra in project["optional-dependencies"].values() for d in extra]
+    names = {re.match(r"[A-Za-z0-9_-]+", d)[0].lower() for d in wanted}
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = dict(line.lower().split("==") for line in lines if line and not line.startswith("#"))
+    assert names <= set(pinned)
+    assert pinned["torch"] == "2.13.0"
