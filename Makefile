@@ -16,7 +16,7 @@ export OMP_NUM_THREADS ?= 2
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: $(VENV)/.app ## open the interactive demo (PORT=7860)
+demo: $(VENV)/.app ## serve the live demo at http://127.0.0.1:7860 (GRADIO_SERVER_PORT, GRADIO_SERVER_NAME)
 	$(BIN)/python app.py
 
 test: $(VENV)/.dev ## run all tests: package, notebooks, app in a real browser

@@ -222,7 +222,7 @@ def on_start(visit: Visit, *values: object) -> Iterator[tuple[str, str]]:
 
 
 def on_stop(visit: Visit) -> str:
-    return describe_run(visit.curves, "Stopped.")
+    return describe_run(visit.curves, "Stopped." if visit.curves.step else "Nothing is running.")
 
 
 def on_reset(visit: Visit) -> list[object]:
@@ -277,12 +277,12 @@ def build() -> gr.Blocks:
                                 slider = gr.Slider(low, high, value, step=step, label=text, elem_id=at)
                                 sliders[f"{name}_{role}"] = slider
                     groups.append(box)
-                with gr.Accordion("Initial weights, data, seed", open=False):
+                with gr.Accordion("Norm, initial weights, data, seed", open=False):
                     preserve = gr.Radio(list(PRESERVES), value=start.preserve, label="Rescale W + C to W's own norm")
-                    init = gr.Radio(list(INITS), value=start.init, label="Q, K, V start as")
+                    init = gr.Radio(list(INITS), value=start.init, label="Q, K, V start as (models: at the next start)")
                     names = {"digits": "8×8 digits (UCI)", "mnist": "28×28 digits (MNIST)"}
-                    source = gr.Radio([(names[s], s) for s in SOURCES], value=start.source, label="Images")
-                    seed = gr.Number(start.seed, precision=0, minimum=0, maximum=SEED_MAX, label="Seed")
+                    source = gr.Radio([(names[s], s) for s in SOURCES], value=start.source, label="Images (at the next start)")
+                    seed = gr.Number(start.seed, precision=0, minimum=0, maximum=SEED_MAX, label="Seed (at the next start)")
             with gr.Column(scale=5, min_width=340):
                 view = gr.HTML(show_view(start, []), elem_id="view")
         with gr.Row():
@@ -374,7 +374,7 @@ CSS = """
 .notice { border-left: 4px solid var(--cond); padding: .2rem .6rem; margin: .2rem 0; color: var(--ink); }
 .key { font-size: .85rem; color: var(--ink); }
 .swatch { display: inline-block; width: 12px; height: 12px; vertical-align: -1px; }
-.swatch.full { background: var(--cond); opacity: .75; } .swatch.hollow { border: 1.5px dashed var(--base); }
+.swatch.full { background: var(--cond); opacity: .55; } .swatch.hollow { border: 1.5px dashed var(--base); }
 """
 
 

@@ -30,8 +30,8 @@ STYLE = """
 .mark { stroke: var(--ink); stroke-dasharray: 1 3; }
 .line { fill: none; stroke-width: 2; } .line.baseline { stroke: var(--base); stroke-dasharray: 6 3; }
 .line.conditioned { stroke: var(--cond); }
-.bar.after { fill: var(--cond); fill-opacity: .75; }
-.bar.before { fill: none; stroke: var(--base); stroke-dasharray: 3 2; stroke-width: 1.6; }
+.bar.after { fill: var(--cond); fill-opacity: .55; }
+.bar.before { fill: none; stroke: var(--base); stroke-dasharray: 4 2; stroke-width: 2; }
 .map .cell { fill: var(--base); } .map .frame { fill: none; stroke: var(--ink); }
 """
 
