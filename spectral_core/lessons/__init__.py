@@ -1,0 +1,31 @@
+"""What the notebooks of the course call: checks, questions, figures with sliders, a look at the environment.
+
+A lesson is data in `ENTRIES` of the modules `lesson_NN*`: exercises, questions and views, with ids that begin with
+its number, as in "01.kappa". Adding a lesson is adding such files: nothing else lists them.
+
+Nothing here prints. Every function returns a small frozen result that a notebook shows as HTML and a terminal as
+plain text.
+"""
+
+from spectral_core.lessons.checking import CheckResult, check
+from spectral_core.lessons.display import Table, table
+from spectral_core.lessons.environment import EnvReport, env_check
+from spectral_core.lessons.panels import Panel, explore, figure
+from spectral_core.lessons.questions import Answer, Prediction, predict, quiz, reveal
+
+__all__ = [
+    "Answer",
+    "CheckResult",
+    "EnvReport",
+    "Panel",
+    "Prediction",
+    "Table",
+    "check",
+    "env_check",
+    "explore",
+    "figure",
+    "predict",
+    "quiz",
+    "reveal",
+    "table",
+]
