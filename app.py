@@ -3,7 +3,7 @@
     python app.py                open the demo (GRADIO_SERVER_NAME, GRADIO_SERVER_PORT choose the address)
     python app.py --first-run    recompute the run that the page shows at its first paint
 
-All computing is in `spectral_core.demo`, all drawing in `spectral_core.svg`; here are the page and its events.
+All computing is in `spectral_core.demo`, all that is shown in `spectral_core.views`; here are the page and its events.
 """
 
 from __future__ import annotations
@@ -11,12 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -35,50 +32,25 @@ from spectral_core.demo import (
     SEED_MAX,
     SOURCES,
     STEPS,
-    Frame,
-    HeadView,
     Settings,
-    head_view,
     parse_settings,
     race,
 )
-from spectral_core.svg import STYLE, Series, bars, format_number, heat_map, line_chart
+from spectral_core.views import STYLE, Curves, describe_run, show_curves, show_view
 
 log = logging.getLogger("spectral_core.app")
 
 FIRST_RUN = Path(__file__).parent / "results" / "first_run.json"
 FRAME_SECONDS = 0.15  # pause between two frames sent to a page
 DEADLINE_SECONDS = 300  # of one run
-MAX_RUNS = 4  # at once; further visitors wait in the queue
+MAX_RUNS = max(2, os.cpu_count() or 2)  # at once, one a core; further visitors wait in the queue
 MAX_WAITING = 32
+NOTHING = (gr.skip(), gr.skip())  # an event that ends without a yield would blank its outputs
 SLIDERS = {  # which sliders belong to which kind, with their names
     "targets": {"min": "σ_min of W_{}", "max": "σ_max of W_{}"},
     "kappa": {"kappa": "target κ of W_{}"},
     "identity": {"lam": "λ on W_{}"},
 }
-SERIES = {"loss": "training loss (log scale)", "accuracy": "held-out accuracy", "log_kappa": "log₁₀ κ(J), head 1",
-          "saturation": "saturation: mean max attention"}
-
-
-@dataclass
-class Curves:
-    """What a run has shown so far, as plain lists; `marks` are the steps at which a slider took effect."""
-
-    step: list[int] = field(default_factory=list)
-    baseline: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in SERIES})
-    conditioned: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in SERIES})
-    marks: list[int] = field(default_factory=list)
-
-    def append(self, frame: Frame) -> None:
-        self.step.append(frame.baseline.step)
-        if frame.changed:
-            self.marks.append(frame.baseline.step - EVERY)
-        for curve, record in ((self.baseline, frame.baseline), (self.conditioned, frame.conditioned)):
-            log_kappa = math.log10(record.kappa_j) if math.isfinite(record.kappa_j) else math.nan
-            values = {"loss": record.loss, "accuracy": record.accuracy, "log_kappa": log_kappa,
-                      "saturation": record.saturation}
-            for name, value in values.items():
-                curve[name].append(float(f"{value:.5g}"))
 
 
 class Visit:
@@ -90,96 +62,9 @@ class Visit:
     def __init__(self) -> None:
         self.settings = Settings()
         self.curves = Curves()
-
-
-# ---- what the page shows ---------------------------------------------------------------------------------
-
-
-def show_view(settings: Settings, notices: list[str]) -> str:
-    """The panel beside the sliders, as HTML."""
-    view = head_view(settings)
-    warnings = "".join(f'<p class="notice" role="alert">{escape(n)}</p>' for n in notices)
-    spectra = "".join(
-        bars(f"singular values of W_{r.upper()}", view.before.spectra[r], view.after.spectra[r]) for r in ROLES
-    )
-    maps = heat_map("attention before", view.before.attention) + heat_map("attention after", view.after.attention)
-    return (
-        f'{warnings}<p class="sentence" aria-live="polite">{describe_view(view)}</p>'
-        f'<div class="split">{_table(view)}<div class="maps">{maps}</div></div>'
-        f'<div class="charts three">{spectra}</div>'
-        '<p class="key"><span class="swatch hollow"></span> before (dashed line) '
-        '<span class="swatch full"></span> after (filled). Attention maps: a row is a token, darker is more weight.</p>'
-    )
-
-
-def _table(view: HeadView) -> str:
-    def row(name: str, key: str, before: float, after: float) -> str:
-        cells = f'<td>{format_number(before)}</td><td id="after-{key}">{format_number(after)}</td>'
-        return f'<tr><th scope="row">{name}</th>{cells}</tr>'
-
-    old, new = view.before, view.after
-    rows = [row(f"κ(W_{r.upper()})", f"kappa-{r}", old.kappa_w[r], new.kappa_w[r]) for r in ROLES]
-    rows.append(row("κ(J), head 1, exact", "kappa-j", old.kappa_j, new.kappa_j))
-    rows.append(row("saturation: mean max attention", "saturation", old.saturation, new.saturation))
-    rows += [row(f"‖J_{r.upper()}‖", f"norm-{r}", old.block_norms[r], new.block_norms[r]) for r in ROLES]
-    return (
-        '<table class="numbers"><caption>κ(W): whole 32 × 32 matrices of layer 1. κ(J): its head 1 (n = 16 tokens, '
-        "d = 16) on one real digit, at initialisation.</caption>"
-        f"<thead><tr><th></th><th>before</th><th>after</th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    )
-
-
-def describe_view(view: HeadView) -> str:
-    """One sentence on what the correction did to the head, and the caution it needs."""
-    before, after = view.before, view.after
-    numbers = f"{format_number(before.kappa_j)} → {format_number(after.kappa_j)}"
-    change = f"κ(J) {_went(before.kappa_j, after.kappa_j)} {numbers}."
-    qk = max(after.block_norms["q"], after.block_norms["k"])
-    if after.saturation > 0.9:
-        return (
-            f"{change} <strong>But attention has switched off</strong>: on average a token gives "
-            f"{after.saturation:.0%} of its weight to one token, and the Q and K blocks of J are at "
-            f"{format_number(qk)}. "
-            "A small κ(J) bought that way is no gain."
-        )
-    if after.saturation > 0.5:
-        return f"{change} Attention is getting saturated ({after.saturation:.0%} of a token's weight on one token)."
-    if after.kappa_j > before.kappa_j:
-        return f"{change} This correction makes the head worse: a smaller κ(W) does not promise a smaller κ(J)."
-    return f"{change} Attention stays spread out (mean max {after.saturation:.2f}, uniform would be {1 / 16:.2f})."
-
-
-def _went(before: float, after: float) -> str:
-    return "fell" if after < before * 0.99 else "rose" if after > before * 1.01 else "stayed"
-
-
-def show_curves(curves: Curves, *, steps: int = STEPS) -> str:
-    """The live charts, as HTML."""
-    charts = []
-    for name, title in SERIES.items():
-        pair = [Series("baseline", curves.step, curves.baseline[name], "baseline"),
-                Series("conditioned", curves.step, curves.conditioned[name], "conditioned")]
-        limits = (0.0, 1.0) if name in ("accuracy", "saturation") else None
-        charts.append(line_chart(title, pair, x_max=steps, y_range=limits, log_y=name == "loss", marks=curves.marks))
-    return f'<div class="charts four" data-frames="{len(curves.step)}">{"".join(charts)}</div>'
-
-
-def describe_run(curves: Curves, state: str) -> str:
-    """The line above the charts: how far the run is, and who is ahead."""
-    if not curves.step:
-        return f'<p class="sentence" aria-live="polite">{escape(state)}</p>'
-    base, cond = curves.baseline["loss"][-1], curves.conditioned["loss"][-1]
-    reached = [next((s for s, v in zip(curves.step, c["loss"], strict=True) if v < 0.5), None)
-               for c in (curves.baseline, curves.conditioned)]
-    said = [f"at step {s}" if s is not None else "not yet" for s in reached]
-    saturated = curves.conditioned["saturation"][-1] > 0.9
-    return (
-        f'<p class="sentence" data-step="{curves.step[-1]}"><span aria-live="polite">{escape(state)}</span> Step '
-        f"{curves.step[-1]} of {STEPS}. Loss: baseline {base:.3f}, conditioned {cond:.3f}. Loss 0.5 reached: baseline "
-        f"{said[0]}, conditioned {said[1]}."
-        + (" <strong>The conditioned head attends to one token only.</strong>" if saturated else "")
-        + "</p>"
-    )
+        self.run = 0  # counts the starts: a run that is no longer the newest ends
+        self.claimed = -1  # the start that a run has taken up
+        self.asked = ""  # "run", "stop" or "reset"; "" when nothing is running
 
 
 # ---- events ----------------------------------------------------------------------------------------------
@@ -196,14 +81,31 @@ def on_controls(visit: Visit, *values: object) -> str:
     return show_view(visit.settings, notices)
 
 
-def on_start(visit: Visit, *values: object) -> Iterator[tuple[str, str]]:
-    """Race the two models; frames at most every FRAME_SECONDS, the last one always."""
+def on_prepare(visit: Visit) -> str:
+    """Start was pressed: the run may have to wait for its turn."""
+    visit.run, visit.asked = visit.run + 1, "run"
+    return describe_run(Curves(), "Waiting for a free place …")
+
+
+def on_start(visit: Visit, *values: object) -> Iterator[tuple[Any, Any]]:
+    """Race the two models; frames at most every FRAME_SECONDS, the last one always.
+
+    Stop and Reset are obeyed here, between two frames, rather than by cancelling the event: then the last frame is
+    this run's own, and no frame that was on its way can overwrite it.
+    """
     visit.settings, _ = parse_settings(dict(zip(control_names(), values, strict=True)))
+    if visit.claimed == visit.run:  # Start was pressed again while this one waited: one run for both
+        yield NOTHING
+        return
+    run = visit.claimed = visit.run
     curves = visit.curves = Curves()
     began = sent = time.monotonic()
     ended = "closed"
     try:
         for frame in race(lambda: visit.settings):
+            if visit.run != run or visit.asked in ("stop", "reset"):
+                ended = "Stopped."
+                break
             curves.append(frame)
             now = time.monotonic()
             if now - began > DEADLINE_SECONDS:
@@ -217,19 +119,30 @@ def on_start(visit: Visit, *values: object) -> Iterator[tuple[str, str]]:
     except FloatingPointError as error:
         ended = f"Diverged: {error}."
     finally:
-        log.info("run ended: %s, step %s", ended, curves.step[-1:] or 0)
-    yield show_curves(curves), describe_run(curves, ended)
+        log.info("run ended: %s, step %s", ended, curves.step[-1] if curves.step else 0)
+    if visit.run != run:  # a newer start shows its own frames
+        yield NOTHING
+    else:
+        asked, visit.asked = visit.asked, ""
+        if asked == "reset":
+            yield show_first_run()
+        elif curves.step:
+            yield show_curves(curves), describe_run(curves, ended)
+        else:
+            yield show_first_run()[0], describe_run(curves, "Stopped before it began.")
 
 
 def on_stop(visit: Visit) -> str:
-    return describe_run(visit.curves, "Stopped." if visit.curves.step else "Nothing is running.")
+    if visit.asked != "run":
+        return describe_run(visit.curves, "Nothing is running.")
+    visit.asked = "stop"
+    return describe_run(visit.curves, "Stopped.")
 
 
 def on_reset(visit: Visit) -> list[object]:
     visit.settings, visit.curves = Settings(), Curves()
-    first = read_first_run()
-    return [*control_values(Settings()), *group_updates("targets"), show_view(Settings(), []), show_curves(first),
-            describe_run(first, "A finished run, computed beforehand.")]
+    visit.asked = visit.asked and "reset"
+    return [*control_values(Settings()), *group_updates("targets"), show_view(Settings(), []), *show_first_run()]
 
 
 def on_load(visit: Visit, request: gr.Request) -> list[object]:
@@ -257,7 +170,8 @@ def group_updates(kind: object) -> list[object]:
 
 def build() -> gr.Blocks:
     """The page with its events; one `Visit` a browser tab."""
-    start, first = Settings(), read_first_run()
+    start = Settings()
+    first_charts, first_sentence = show_first_run()
     with gr.Blocks(title="Spectral conditioning of attention", analytics_enabled=False) as page:
         visit = gr.State(Visit)
         gr.Markdown(INTRO)
@@ -279,39 +193,38 @@ def build() -> gr.Blocks:
                     groups.append(box)
                 with gr.Accordion("Norm, initial weights, data, seed", open=False):
                     preserve = gr.Radio(list(PRESERVES), value=start.preserve, label="Rescale W + C to W's own norm")
-                    init = gr.Radio(list(INITS), value=start.init, label="Q, K, V start as (models: at the next start)")
+                    at_start = "The models take it up at the next start."
+                    init = gr.Radio(list(INITS), value=start.init, label="Q, K, V start as", info=at_start)
                     names = {"digits": "8×8 digits (UCI)", "mnist": "28×28 digits (MNIST)"}
-                    source = gr.Radio([(names[s], s) for s in SOURCES], value=start.source, label="Images (at the next start)")
-                    seed = gr.Number(start.seed, precision=0, minimum=0, maximum=SEED_MAX, label="Seed (at the next start)")
+                    sources = [(names[s], s) for s in SOURCES]
+                    source = gr.Radio(sources, value=start.source, label="Images", info=at_start)
+                    seed = gr.Number(start.seed, precision=0, minimum=0, maximum=SEED_MAX, label="Seed", info=at_start)
             with gr.Column(scale=5, min_width=340):
                 view = gr.HTML(show_view(start, []), elem_id="view")
         with gr.Row():
             go = gr.Button("Start training both", variant="primary", elem_id="start")
             stop = gr.Button("Stop", elem_id="stop")
             reset = gr.Button("Reset", elem_id="reset")
-        status = gr.HTML(describe_run(first, "A finished run, computed beforehand."), elem_id="status")
-        charts = gr.HTML(show_curves(first), elem_id="curves")
+        status = gr.HTML(first_sentence, elem_id="status")
+        charts = gr.HTML(first_charts, elem_id="curves")
         gr.Markdown(NOTES)
 
         by_name: dict[str, Any] = {"kind": kind, "roles": roles, "preserve": preserve, "init": init, "source": source,
                                    "seed": seed, **sliders}
         controls = [by_name[name] for name in control_names()]
         inputs = [visit, *controls]
+        hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         # preprocess=False: the server's own parser sees the raw value and answers with a sentence, not an error.
         # always_last: the default, "once", would drop the last position of a slider that moves fast.
         gr.on([c.input for c in controls], on_controls, inputs, view, trigger_mode="always_last", preprocess=False,
               show_progress="hidden", queue=False, api_name="controls")
-        kind.change(group_updates, kind, groups, show_progress="hidden", queue=False, preprocess=False,
-                    api_visibility="private")
-        go.click(lambda: describe_run(Curves(), "Waiting for a free place …"), None, status, queue=False,
-                 show_progress="hidden", api_visibility="private")
-        run = go.click(on_start, inputs, [charts, status], preprocess=False, show_progress="hidden",
-                       concurrency_limit=MAX_RUNS, api_name="start")
-        stop.click(on_stop, visit, status, cancels=[run], queue=False, show_progress="hidden", api_visibility="private")
-        reset.click(on_reset, visit, [*controls, *groups, view, charts, status], cancels=[run], queue=False,
-                    show_progress="hidden", api_visibility="private")
-        page.load(on_load, visit, [*controls, *groups, view], queue=False, show_progress="hidden",
-                  api_visibility="private")
+        kind.change(group_updates, kind, groups, queue=False, preprocess=False, **hidden)
+        go.click(on_prepare, visit, status, queue=False, **hidden).then(
+            on_start, inputs, [charts, status], preprocess=False, trigger_mode="multiple", concurrency_limit=MAX_RUNS,
+            **hidden)
+        stop.click(on_stop, visit, status, queue=False, **hidden)
+        reset.click(on_reset, visit, [*controls, *groups, view, charts, status], queue=False, **hidden)
+        page.load(on_load, visit, [*controls, *groups, view], queue=False, **hidden)
     return page.queue(max_size=MAX_WAITING)
 
 
@@ -320,8 +233,14 @@ def launch(page: gr.Blocks, **options):
     # run_history copies every frame into the browser's storage: slider latency grew from 25 to over 100 ms in a run
     font = ("ui-sans-serif", "system-ui", "sans-serif")  # Gradio's default asks a font server
     theme = gr.themes.Default(font=font, font_mono=("ui-monospace", "monospace"))
-    return page.launch(theme=theme, css=STYLE + CSS, ssr_mode=False, run_history=False,
+    return page.launch(theme=theme, css=STYLE, ssr_mode=False, run_history=False,
                        footer_links=["gradio", "settings"], **options)
+
+
+def show_first_run() -> tuple[str, str]:
+    """Charts and sentence of the precomputed run."""
+    first = read_first_run()
+    return show_curves(first), describe_run(first, "A finished run, computed beforehand.")
 
 
 def read_first_run() -> Curves:
@@ -358,25 +277,6 @@ Xavier by more than its interval.
 **What this does not show.** One small ViT, one head, one seed a run; records every 5 steps. Differences of a few
 percent between two runs are noise: change the seed. Both models see the same batches, AdamW, learning rate 10⁻³,
 weight decay 0.05. Dotted verticals mark where a slider took effect."""
-
-CSS = """
-.charts { display: grid; gap: .75rem; }
-.charts.three { grid-template-columns: repeat(auto-fit, minmax(210px, 1fr)); }
-.charts.four { grid-template-columns: repeat(auto-fit, minmax(270px, 1fr)); }
-.split { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; margin: .5rem 0; }
-.maps { display: flex; gap: .75rem; } .maps .chart svg { width: 150px; height: 150px; }
-.numbers { border-collapse: collapse; font-variant-numeric: tabular-nums; flex: 1 1 300px; color: var(--ink); }
-.numbers caption { font-size: .8rem; text-align: left; caption-side: bottom; padding-top: .3rem; }
-.numbers th, .numbers td { padding: .15rem .6rem; border-bottom: 1px solid var(--faint); text-align: right; }
-.numbers th[scope=row] { text-align: left; font-weight: 500; }
-.numbers td:last-child { font-weight: 700; }
-.sentence { font-size: 1.02rem; color: var(--ink); margin: .3rem 0; min-height: 2.6em; }
-.notice { border-left: 4px solid var(--cond); padding: .2rem .6rem; margin: .2rem 0; color: var(--ink); }
-.key { font-size: .85rem; color: var(--ink); }
-.swatch { display: inline-block; width: 12px; height: 12px; vertical-align: -1px; }
-.swatch.full { background: var(--cond); opacity: .55; } .swatch.hollow { border: 1.5px dashed var(--base); }
-"""
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -17,6 +17,7 @@ import pytest
 from find_browser import CHROMIUM_FLAGS, MISSING, find_browser
 from playwright.sync_api import Browser, Page, expect
 
+from app import MAX_RUNS
 from spectral_core.demo import head_view, parse_settings
 from spectral_core.svg import format_number
 
@@ -132,8 +133,9 @@ def test_first_paint_shows_a_finished_run(visit) -> None:
 
 def test_the_precomputed_run_is_the_default_race() -> None:
     """The stored curves are what the code computes: their first records, to the digits kept."""
-    from app import Curves, read_first_run
+    from app import read_first_run
     from spectral_core.demo import Settings, race
+    from spectral_core.views import Curves
 
     stored, fresh = read_first_run(), Curves()
     for frame, _ in zip(race(Settings), range(3), strict=False):
@@ -309,6 +311,49 @@ def test_hostile_requests_leave_the_server_and_other_runs_alone(visit, server: S
     wait_frames(page, now + 3)
     page.click("#stop")
     expect(page.locator("#status")).to_contain_text("Stopped.")
+
+
+def test_start_again_and_start_after_reset_leave_one_run(visit, server: Server) -> None:
+    page = visit()
+    page.click("#start")
+    page.click("#start")
+    wait_frames(page, 4)
+    page.click("#reset")
+    page.click("#start")
+    wait_frames(page, 4)
+    before = server.lines("run ended: Stopped.")
+    page.click("#stop")
+    expect(page.locator("#status")).to_contain_text("Stopped. Step")
+    page.wait_for_timeout(1000)
+    assert server.lines("run ended: Stopped.") == before + 1
+    page.click("#stop")
+    expect(page.locator("#status")).to_contain_text("Nothing is running.")
+
+
+def test_more_visitors_than_places_wait_and_may_leave(browser: Browser, server: Server) -> None:
+    """Every place taken; one who waits sees so, can stop, and the others' runs go on."""
+    contexts = [browser.new_context() for _ in range(MAX_RUNS + 1)]
+    pages = [context.new_page() for context in contexts]
+    for page in pages:
+        page.goto(server.url)
+        page.wait_for_selector("#after-kappa-j")
+        page.wait_for_timeout(500)
+    for page in pages[:-1]:
+        page.click("#start")
+        wait_frames(page, 1)
+    late = pages[-1]
+    late.click("#start")
+    expect(late.locator("#status")).to_contain_text("Waiting for a free place")
+    late.click("#stop")
+    expect(late.locator("#status")).to_contain_text("Stopped.")
+    now = frames(pages[0])
+    wait_frames(pages[0], now + 1)
+    for page in pages[:-1]:
+        page.click("#stop")
+    expect(late.locator("#status")).to_contain_text("Stopped before it began.", timeout=TRAIN)
+    assert frames(late) == 121
+    for context in contexts:
+        context.close()
 
 
 def test_keyboard_alone_starts_and_stops(visit) -> None:
