@@ -1,15 +1,15 @@
 # %% [markdown]
 # # 1. Condition numbers: one slow direction holds everything up
 #
-# **Claim.** How many gradient steps a linear model needs is decided by its *condition number* κ and not by its
-# size: matrices of the same κ need the same number of steps, whether that κ was drawn, scaled or corrected. Seen on
-# least squares with five random matrices; the controls are the same matrices 100 times larger, and a random
-# rotation in place of the identity.
+# **Claim.** How many gradient steps a linear model may need is set by its *condition number* κ and not by its size:
+# one curve in κ holds for matrices as they were drawn, scaled, or corrected, and most of them come close to it. Seen on
+# least squares with five random matrices; the controls are the same matrices 100 times larger, and a random rotation
+# in place of the identity.
 #
 # | | |
 # | --- | --- |
 # | **Time** | about 40 minutes, exercises included |
-# | **Machine** | Runs in under 25 s and 800 MB on two cores. Nothing is downloaded. |
+# | **Machine** | Runs in under 30 s and 800 MB on two cores. Nothing is downloaded. |
 # | **You need** | singular values from linear algebra, a little PyTorch; no earlier lesson |
 # | **Version** | written for spectral_core 0.1; `env_check()` below prints yours |
 #
@@ -202,8 +202,13 @@ for kappa_a in (3, 30):
     a = torch.diag(torch.linspace(kappa_a, 1, 8).double())
     print(f"κ = {kappa_a}: {steps_to(a, y, 1e-3)} steps")
 
+# %% [markdown]
+# Ten times the κ, a hundred times the steps.
+
 # %% tags=["assert"]
 # the numbers in the text so far, checked
+slow, fast = (steps_to(torch.diag(torch.linspace(k, 1, 8).double()), y, 1e-3) for k in (30, 3))
+assert 90 < slow / fast < 110
 healthy, needle = (line.get_ydata() for line in figure("01.open").axes[0].lines)
 assert healthy[36] < 1e-3  # "a few dozen steps"
 assert needle[100] > 0.9  # "more than nine tenths"
@@ -234,6 +239,8 @@ reveal(guess_scale)
 #
 # $$\kappa(W + \lambda I) \le \frac{\lambda + \sigma_{\max}}{\lambda - \sigma_{\max}} .$$
 #
+# κ is certain to *fall* once this is below κ(W), that is for
+# $\lambda > \sigma_{\max}\,\frac{\kappa(W)+1}{\kappa(W)-1}$; for a badly conditioned W that is hardly more than σ_max.
 # Below σ_max there is no guarantee. Here is a random 256 × 256 matrix with entries of variance 1/256:
 
 # %%
@@ -243,6 +250,7 @@ kappas = [condition_number(w + lam * torch.eye(256)) for lam in lams]
 table(["λ", "κ(W + λI)"], [[f"{lam:g}", kappa] for lam, kappa in zip(lams, kappas, strict=True)])
 
 # %% tags=["assert"]
+# the sentences after the table, checked
 from itertools import pairwise
 
 assert 1.9 < singular_values(w)[0] < 2.1  # σ_max is close to 2
@@ -292,7 +300,7 @@ shift
 # %% [markdown]
 # 1. **Step through the seeds.** The curve left of σ_max is different for each, with spikes in different places; right
 #    of it, they all look alike.
-# 2. **n = 4.** A small matrix has few directions that λI could cancel: often just one or two spikes, sometimes none.
+# 2. **n = 4.** A small matrix has few directions that λI could cancel: usually one spike, sometimes two or none.
 # 3. **Find a seed where κ at 0.3 σ_max is above the dotted line.** There λI made matters worse.
 
 # %%
@@ -301,6 +309,8 @@ reveal(guess_identity)
 # %% tags=["assert", "widgets"]
 # drives every slider to both of its ends and back: an error in a drawing would stop the notebook here
 _ = valley.sweep(), shift.sweep()
+curves = [figure("01.shift", seed=seed).axes[0].lines[0].get_ydata() for seed in range(10)]
+assert any(curve[9] > curve[0] for curve in curves)  # λ = 0.3 σ_max made matters worse
 
 # %% [markdown]
 # ## 7. Exercises
@@ -593,6 +603,7 @@ from spectral_core import plots
 plots.steps_against_kappa(results, eps=1e-3)
 
 # %% tags=["assert"]
+# the sentences below, checked
 steps = {arm: [t for _, t in runs] for arm, runs in results.items()}
 for kappa_a, t in [run for runs in results.values() for run in runs]:
     assert ((kappa_a**2 - 1) / (kappa_a**2 + 1)) ** (t - 1) >= 1e-3  # no run is slower than the guarantee
@@ -605,7 +616,7 @@ assert min(steps["A"]) > 400
 # %% [markdown]
 # What it says **[measured]**:
 #
-# * All thirty runs lie under one line, most of them close to it: κ tells the steps, however it came about.
+# * All thirty runs lie under one line, most of them close to it: κ sets the number of steps, however it came about.
 # * *100 A* coincides with *A* on every seed: scale is not it.
 # * *A + ½σI* needs **more** steps than the baseline on two of the five seeds. Adding λI is not a cure by itself.
 # * *A + 2σI*, *A + 2σQ* and *A + polar* need at most 20 steps where the baseline needs over 400. The rotation does as
@@ -640,6 +651,7 @@ a = gaussian(20, 20, seed=7)
 condition_number(a), condition_number(a + 3 * torch.eye(20))
 
 # %% tags=["assert"]
+# what the two links promise, checked
 assert worse.after.kappa_w["q"] > 10 * worse.before.kappa_w["q"]
 assert max(better.after.kappa_w.values()) <= 2
 
@@ -670,6 +682,7 @@ for name, target in {"along u_1": u[:, 0], "along u_8": u[:, 7]}.items():
     print(f"target {name}: {float((needle @ w - target).norm()):.6f} of the residual is left after one step")
 
 # %% tags=["assert"]
+# "one step", checked
 assert round(float(condition_number(needle)), -1) == 3000
 assert (needle @ needle.mT @ u[:, 0] - u[:, 0]).norm() < 1e-6
 

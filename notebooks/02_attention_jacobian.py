@@ -10,7 +10,7 @@
 # | | |
 # | --- | --- |
 # | **Time** | about 45 minutes, exercises included |
-# | **Machine** | Runs in under 30 s and 800 MB on two cores. Nothing is downloaded. |
+# | **Machine** | Runs in under 40 s and 800 MB on two cores. Nothing is downloaded. |
 # | **You need** | [lesson 1](01_condition_numbers.ipynb); attention as softmax(QKᵀ)V; partial derivatives |
 # | **Version** | written for spectral_core 0.1; `env_check()` below prints yours |
 #
@@ -107,7 +107,11 @@ def head(w_q, w_k, w_v):
 q, k, v = x @ w_q, x @ w_k, x @ w_v
 p = (s * q @ k.mT).softmax(-1)
 a = p @ v
-# autodiff's answer, the reference for everything below: entry [i, c, :, :] is the derivative of a_ic
+
+# %% [markdown]
+# Autodiff's answer is the reference for everything below. Entry `[i, c, :, :]` is the derivative of $a_{ic}$:
+
+# %%
 auto_q, auto_k, auto_v = jacrev(head, argnums=(0, 1, 2))(w_q, w_k, w_v)
 table(
     ["derivative by", "shape (token, channel, row of W, column of W)"],
@@ -128,6 +132,7 @@ table(
 # %%
 logits = s * q @ k.mT
 lam_0 = jacrev(lambda z: z.softmax(-1))(logits[0])  # Λ of the first token, by autodiff
+print("the formula agrees with autodiff:", torch.allclose(torch.diag(p[0]) - torch.outer(p[0], p[0]), lam_0))
 print("rows of Λ sum to 0:", bool(lam_0.sum(-1).abs().max() < 1e-12))
 print("rank of Λ:", int(torch.linalg.matrix_rank(lam_0)), "of", n)
 
@@ -188,8 +193,9 @@ whole = torch.cat([block.reshape(n * d_v, -1) for block in (auto_q, auto_k, auto
 print("shape of J:", jac.shape, " agrees with autodiff:", torch.allclose(jac.dense(), whole))
 
 # %% [markdown]
-# The blocks look different, too. Below, a smaller head with three tokens: in the V block every row repeats one pattern,
-# $(PX)_i$, once for each channel; it does not know the values. The Q and K blocks are large where $N_i$ is large.
+# The blocks look different, too. Below, a smaller head with three tokens: in the V block the two rows of a token show
+# the same numbers, $(PX)_i$, each in the columns of its own channel; it does not know the values. The Q and K blocks
+# are large where $N_i$ is large.
 
 # %%
 figure("02.blocks")
@@ -216,7 +222,9 @@ print("the Kronecker form agrees:", torch.allclose(s * reordered, auto_q))
 # %% [markdown]
 # The scale is no mere constant, though. A follow-up of the authors leaves it out with the argument that a constant
 # factor does not change κ **[reported]**. In front of $J$ it would not. But it sits *inside* the softmax, so it changes
-# $P$ and with it every block. The same heads with and without it **[measured]**:
+# $P$ and with it every block. To see it we take real heads: `digit_head` gives the first head of a small vision
+# transformer, freshly initialised, with the 16 tokens of a scanned digit as $X$. The same heads with and without the
+# scale **[measured]**:
 
 # %%
 from spectral_core.lessons.heads import digit_head
@@ -250,8 +258,9 @@ gram_01 += (px[0] @ px[1]) * torch.eye(d_v).double()
 print("block (0, 1) of J Jᵀ agrees:", torch.allclose(gram_01, whole[:d_v] @ whole[d_v : 2 * d_v].mT))
 
 # %% [markdown]
-# One warning: $JJ^\top$ squares κ, and float64 carries 16 digits, so the smallest singular value is lost near
-# κ ≈ 10⁷. `condition_number()` says which way it took, and goes over to an SVD of $J$ where the Gram form is blind:
+# One warning: $JJ^\top$ squares κ, and float64 carries 16 digits, so the smallest singular value is lost somewhere
+# between κ = 10⁶ and 10⁸. `condition_number()` says which way it took, and goes over to an SVD of $J$ where the Gram
+# form is blind:
 
 # %%
 result = digit_head().jacobian.condition_number()
@@ -266,7 +275,7 @@ table(
 #
 # Take any invertible d_k × d_k matrix $M$ and change $W_Q \to W_Q M$, $W_K \to W_K M^{-\top}$. Queries and keys change,
 # $QK^\top$ does not: the output is the same. So every small $M - I$ gives a direction of the weights in which $J$ is
-# zero, d_k² directions in all (physicists call this a *gauge freedom*), and
+# zero: d_k² directions in all as long as W_Q and W_K have full column rank. Physicists call this a *gauge freedom*. So
 #
 # $$\operatorname{rank} J \le \min\big(n\,d_v,\; D(2d_k + d_v) - d_k^2\big) .$$
 
@@ -275,8 +284,8 @@ m = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 0.5], [0.0, 0.0, 3.0]]).double()  
 print("same output after the change:", torch.allclose(head(w_q @ m, w_k @ torch.linalg.inv(m).mT, w_v), a))
 
 # %% [markdown]
-# With few tokens the rows are the limit and κ(J) is finite. With many, κ(J) = ∞ for every head there is, trained or
-# not, and only κ⁺ over the computed rank says anything. Here is a head with 20 tokens, D = 4, d_k = d_v = 3:
+# With few tokens the rows are the limit and κ(J) is finite. With many, κ(J) = ∞ for every such head, trained or not,
+# and only κ⁺ over the computed rank says anything. Here is a head with 20 tokens, D = 4, d_k = d_v = 3:
 
 # %%
 figure("02.null")
@@ -309,8 +318,8 @@ sliders
 # %% [markdown]
 # Three things to try, and what you should see:
 #
-# 1. **λ = 10 on all three.** The map becomes the identity, the norms of the Q and K blocks drop out of the picture, and
-#    the last part of the spectrum with them: what is left of $J$ is the V block.
+# 1. **λ = 10 on all three.** The map becomes the identity, and the norms of the Q and K blocks fall by ten powers of
+#    ten. The spectrum turns into a staircase of 16 values, each 16 times: all that is left of $J$ is the V block.
 # 2. **λ = 10 on W_V alone** (0 on the others). κ(W_V) is nearly 1, and κ(J) gets *worse*: the V block does not contain
 #    W_V, so all that changes is the scale of the Q and K blocks against it.
 # 3. **Back to λ = 10 on all three, then digit 2 and digit 4.** κ(J) is infinite for one and enormous for the other.
@@ -355,7 +364,13 @@ reveal(guess_celebrate)
 # %% tags=["assert", "widgets"]
 # drives every control to all of its ends and back: an error in a drawing would stop the notebook here
 _ = sliders.sweep()
+# the sentences above, checked
 assert ten.jacobian.attention().diagonal().min() > 0.999999
+assert ten.norms["q"] < 1e-10 * identity_head(0.0, 0.0, 0.0).norms["q"]
+assert ten.norms["k"] < 1e-10 * identity_head(0.0, 0.0, 0.0).norms["k"]
+assert ten.jacobian.singular_values().reshape(16, 16).std(1).max() < 1e-9
+assert identity_head(10.0, 10.0, 10.0, image=2).kappa == float("inf")
+assert identity_head(10.0, 10.0, 10.0, image=4).kappa > 1e9
 assert abs(ten.kappa / float(torch.linalg.cond(ten.x)) - 1) < 1e-6
 assert identity_head(0.0, 0.0, 10.0).kappa > 5 * identity_head(0.0, 0.0, 0.0).kappa
 
@@ -623,15 +638,15 @@ def rotations(size, seed):
     return {role: FixedCorrection(size * torch.linalg.qr(draw).Q) for role, draw in zip("qkv", draws, strict=True)}
 
 
-ten, one = IdentityCorrection(10.0), IdentityCorrection(1.0)
+by_ten, by_one = IdentityCorrection(10.0), IdentityCorrection(1.0)
 arms = {
     "none": lambda i: digit_head(seed=i, image=i),
     "Xavier": lambda i: digit_head(init="xavier", seed=i, image=i),
-    "λ = 10": lambda i: digit_head({"q": ten, "k": ten, "v": ten}, seed=i, image=i),
+    "λ = 10": lambda i: digit_head({"q": by_ten, "k": by_ten, "v": by_ten}, seed=i, image=i),
     "10 · rotations": lambda i: digit_head(rotations(10, i), seed=i, image=i),
-    "λ = 1": lambda i: digit_head({"q": one, "k": one, "v": one}, seed=i, image=i),
+    "λ = 1": lambda i: digit_head({"q": by_one, "k": by_one, "v": by_one}, seed=i, image=i),
     "rotations": lambda i: digit_head(rotations(1, i), seed=i, image=i),
-    "λ = 10 on V": lambda i: digit_head({"v": ten}, seed=i, image=i),
+    "λ = 10 on V": lambda i: digit_head({"v": by_ten}, seed=i, image=i),
 }
 heads = {arm: [make(i) for i in range(5)] for arm, make in arms.items()}
 kappas = {arm: [h.kappa for h in hs] for arm, hs in heads.items()}
@@ -655,6 +670,7 @@ plots.seed_dots(
 )
 
 # %% tags=["assert"]
+# the sentences below, checked
 inf = float("inf")
 median = {arm: sorted(values)[2] for arm, values in kappas.items()}
 assert min(kappas["none"]) > 1e5
@@ -666,7 +682,11 @@ assert inf in kappas["λ = 10"]
 assert min(saturations["λ = 10"]) > 0.98
 assert kappas["10 · rotations"] == [inf] * 5
 assert 40 < min(kappas["λ = 1"]) < max(kappas["λ = 1"]) < 250
-assert all(r > 10 * one for r, one in zip(kappas["rotations"], kappas["λ = 1"], strict=True))
+assert all(r > 10 * i for r, i in zip(kappas["rotations"], kappas["λ = 1"], strict=True))
+assert all(condition_number(h.w_q) < 2 for arm in ("λ = 1", "rotations") for h in heads[arm])
+to_itself = {arm: [h.jacobian.attention().diagonal().mean() for h in heads[arm]] for arm in ("λ = 1", "rotations")}
+assert min(to_itself["λ = 1"]) > 0.3
+assert max(to_itself["rotations"]) < 0.1
 assert min(shares["λ = 1"]) > 0.2
 assert max(saturations["λ = 1"]) < 0.6
 assert all(v > plain for v, plain in zip(kappas["λ = 10 on V"], kappas["none"], strict=True))
@@ -706,6 +726,7 @@ table(["λ = 10", "κ(J)", "tokens that attend to another", "least max p of a to
 # channels of that token hang on what little is left of the Q and K blocks.
 
 # %% tags=["assert"]
+# a token looks away exactly where κ(J) is bad
 assert [row[2] > 0 for row in rows] == [value > 1e6 for value in kappas["λ = 10"]]
 assert rows[kappas["λ = 10"].index(inf)][4] == "240 of 256"
 
@@ -714,8 +735,8 @@ assert rows[kappas["λ = 10"].index(inf)][4] == "240 of 256"
 #
 # The demo shows this very head (digit 0) and trains the model around it. Start it with `make demo`, then open
 #
-# * [λ = 10 on all three](http://127.0.0.1:7860/?kind=identity&lam_q=10&lam_k=10&lam_v=10): press *Run* and watch
-#   whether a κ(J) of 11 helps
+# * [λ = 10 on all three](http://127.0.0.1:7860/?kind=identity&lam_q=10&lam_k=10&lam_v=10): press
+#   *Start training both* and watch whether a κ(J) of 11 helps
 # * [λ = 1 on all three](http://127.0.0.1:7860/?kind=identity&lam_q=1&lam_k=1&lam_v=1)
 # * [λ = 10 on V alone](http://127.0.0.1:7860/?kind=identity&roles=v&lam_v=10)
 
@@ -735,8 +756,8 @@ table(["κ(J)", "mean of max p", "share of Q and K"], [[mine.kappa, mine.saturat
 #   saturation* speeds training up is a hypothesis; lessons to come test it with paired seeds and controls.
 # * **One head of a small model**, 16 tokens, no biases, at five digits. The exact numbers depend on all of that, and so
 #   does where λ saturates: λ_sat depends on n and d_k only as long as tokens come out of a LayerNorm.
-# * **The paper's experiments.** Their code is not public, and which scale and which matrices λ = 10 was applied to is
-#   not known to us; our head at λ = 10 is *a* reading of the method, and not a statement about their models.
+# * **The paper's experiments.** Their code is not public **[reported]**; at which scale and to which matrices λ = 10
+#   was applied is not known to us. Our head at λ = 10 is *a* reading of the method, not a statement about their models.
 # * **κ(J) of one head is not κ of the network's Jacobian**, and neither is the curvature that the optimiser sees.
 #
 # **Where conditioning does not help:** λ = 10 on V. It takes κ(W_V) nearly to 1 and κ(J) up, on every digit above.

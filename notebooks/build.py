@@ -36,10 +36,15 @@ MAX_SECONDS, MAX_MEGABYTES, MAX_KILOBYTES = 60, 1500, 300  # no lesson may state
 LIMITS = re.compile(r"Runs in under (\d+) s and (\d+) MB")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
-# run in the lesson's kernel after its last cell: peak memory in MB (ru_maxrss is in kB, on macOS in bytes)
+# run in the lesson's kernel after its last cell: its peak memory in MB. On Linux VmHWM, not ru_maxrss: that one is
+# inherited through fork and exec, so a large parent (a test runner) would be counted as the lesson's
 PEAK = """
 import resource, sys
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1_000_000 if sys.platform == "darwin" else 1_000))
+from pathlib import Path
+if (status := Path("/proc/self/status")).exists():
+    print(int(status.read_text().split("VmHWM:")[1].split()[0]) // 1_000)
+else:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1_000_000 if sys.platform == "darwin" else 1_000))
 """
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 import nbformat
+import numpy as np
 import pytest
 from rich.progress import Progress
 
@@ -181,6 +182,14 @@ def test_a_build_that_breaks_a_promise_writes_nothing(tmp_path, code, limits, wh
     with Progress(disable=True) as progress, pytest.raises(build.BuildError, match=why):
         build.build(path, progress)
     assert not path.with_suffix(".ipynb").exists()
+
+
+def test_the_memory_of_a_lesson_is_its_own_and_not_its_parents(tmp_path):
+    ballast = np.ones(90_000_000)  # 720 MB here, in the process that starts the kernel
+    path = write(tmp_path, "pass", megabytes=500)
+    with Progress(disable=True) as progress:
+        build.build(path, progress)
+    assert ballast.nbytes == 720_000_000
 
 
 def test_cell_ids_follow_from_the_content(tmp_path):

@@ -50,32 +50,32 @@ class CheckResult(Shown):
     def headline(self) -> str:
         """The outcome in one line."""
         if not self.attempted:
-            names = "; ".join(case.name for case in self.cases)
             return (
-                f"{self.exercise} {self.title}: not attempted yet. Replace the line `raise NotImplementedError` with "
-                f"your code and run the cell again; {len(self.cases)} checks wait: {names}."
+                f"{self.exercise}, {self.title}: not attempted yet. Put your code in place of `raise "
+                "NotImplementedError` and run the cell again. These checks wait for it:"
             )
         good = sum(case.passed for case in self.cases)
         praise = " Well done." if self.passed else ""
-        return f"{self.exercise} {self.title}: {good} of {len(self.cases)} checks passed.{praise}"
+        return f"{self.exercise}, {self.title}: {good} of {len(self.cases)} checks passed.{praise}"
 
     def text(self) -> str:
-        """The headline, then a tick or a cross a check; under a cross its details."""
+        """The headline, then a line a check, ✓ passed, ✗ failed, ○ waiting; under a ✗ its details."""
         lines = [self.headline]
-        for case in self.cases if self.attempted else ():
-            lines.append(f"  {'✓' if case.passed else '✗'} {case.kind}: {case.name}")
+        for case in self.cases:
+            lines.append(f"  {self._mark(case)} {case.kind}: {case.name}")
             lines += [f"      {label}: {value}" for label, value in _details(case)]
         return "\n".join(lines)
 
     def html(self) -> str:
         """As `text`, as a list."""
-        if not self.attempted:
-            return f"<p>○ {escape(self.headline)}</p>"
         items = []
         for case in self.cases:
-            details = "".join(f"<br><em>{label}:</em> {escape(value)}" for label, value in _details(case))
-            items.append(f"<li>{'✓' if case.passed else '✗'} {case.kind}: {escape(case.name)}{details}</li>")
-        return f"<p><strong>{escape(self.headline)}</strong></p><ul>{''.join(items)}</ul>"
+            details = "".join(f"<br>&emsp;&emsp;<em>{label}:</em> {escape(value)}" for label, value in _details(case))
+            items.append(f"<br>{self._mark(case)} {case.kind}: {escape(case.name)}{details}")
+        return f"<p><strong>{escape(self.headline)}</strong>{''.join(items)}</p>"
+
+    def _mark(self, case: CaseResult) -> str:
+        return "○" if not self.attempted else "✓" if case.passed else "✗"
 
 
 def check(exercise_id: str, fn: Callable[..., Any]) -> CheckResult:

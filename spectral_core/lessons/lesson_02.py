@@ -24,10 +24,10 @@ LAMS = [0.0, 0.1, 0.25, *(0.5 * i for i in range(1, 21))]
 
 @lru_cache(maxsize=256)
 def identity_head(lam_q: float, lam_k: float, lam_v: float, init: str = "trunc-normal", image: int = 0) -> DigitHead:
-    """The head of `digit_head` with λI added to W_Q, W_K and W_V."""
+    """The head of `digit_head` with λI added to W_Q, W_K and W_V; `image` is also the seed of the initialisation."""
     by_role = {"q": lam_q, "k": lam_k, "v": lam_v}
     fixes = {role: IdentityCorrection(lam) for role, lam in by_role.items()}
-    return digit_head(fixes, init=init, image=image)
+    return digit_head(fixes, init=init, seed=image, image=image)
 
 
 def draw_open(image: int) -> Figure:
@@ -76,7 +76,7 @@ def draw_null(n: int, d: int) -> Figure:
     return plots.jacobian_spectrum(jac.singular_values().tolist(), min(n * d, columns - d * d), columns)
 
 
-IMAGE = Slider("image", "digit", 0, 9, 1, 0, "which held-out image gives the tokens")
+IMAGE = Slider("image", "digit", 0, 9, 1, 0, "which held-out image, with an initialisation of its own")
 
 VIEWS = (
     View("02.open", draw_open, (IMAGE,)),

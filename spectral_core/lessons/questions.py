@@ -27,8 +27,8 @@ class Prediction(Shown):
     def recorded(self) -> str:
         """What was noted, in one line."""
         if self.choice == SKIPPED:
-            letters = ", ".join(f'"{letter}"' for letter in self.question.options)
-            return f'Skipped so far. Put {letters} in place of "skipped" and run the cell again.'
+            *most, last = (f'"{letter}"' for letter in self.question.options)
+            return f'Skipped so far. Put {", ".join(most)} or {last} in place of "skipped" and run the cell again.'
         return f"Your prediction: {self.choice}{self.confidence and f' ({self.confidence})'}."
 
     def text(self) -> str:
@@ -38,8 +38,8 @@ class Prediction(Shown):
 
     def html(self) -> str:
         """As `text`."""
-        items = "".join(f"<li>{letter}) {escape(o.text)}</li>" for letter, o in self.question.options.items())
-        return f"<p><strong>{escape(self.question.text)}</strong></p><ul>{items}</ul><p>{escape(self.recorded)}</p>"
+        items = "".join(f"<br>{letter}) {escape(o.text)}" for letter, o in self.question.options.items())
+        return f"<p><strong>{escape(self.question.text)}</strong>{items}</p><p>{escape(self.recorded)}</p>"
 
 
 @dataclass(frozen=True, repr=False)

@@ -16,13 +16,14 @@ __all__ = ["curves", "seed_dots", "sweep"]
 
 
 def curves(lines: Mapping[str, Sequence[float]], *, title: str, y_label: str) -> Figure:
-    """One line a name over steps 0, 1, …, on a logarithmic y axis, each labelled above its end."""
+    """One line a name over steps 0, 1, …, on a logarithmic y axis, each labelled at its end."""
     ends = "; ".join(f"{name}: {format_number(y[0])} to {format_number(y[-1])}" for name, y in lines.items())
     figure, (ax,) = new_figure(1, (6.8, 3.1), f"{title}. {y_label} by step. {ends}.")
     for (name, y), color, dash in zip(lines.items(), COLORS, DASHES, strict=False):
         ax.semilogy(range(len(y)), y, color=color, ls=dash, lw=2)
-        ax.annotate(name, (len(y) - 1, y[-1]), (-4, 6), textcoords="offset points", ha="right", color=color)
-    ax.set(title=title, xlabel="gradient step", ylabel=f"{y_label} (log scale)")
+        ax.annotate(name, (len(y) - 1, y[-1]), (6, 0), textcoords="offset points", va="center", color=color)
+    longest = max(len(y) for y in lines.values())
+    ax.set(title=title, xlabel="gradient step", ylabel=f"{y_label} (log scale)", xlim=(0, 1.18 * longest))
     return figure
 
 

@@ -49,7 +49,7 @@ def descent(path: Sequence[tuple[float, float]], kappa: float, rate: float) -> F
         line = [max(rate**t, TINY) for t in steps]
         right.semilogy(steps, line, color=COLORS[1], ls="--", label=f"guarantee: × {rate:.3f} a step")
     right.set(xlabel="gradient step", ylabel="distance to optimum (log scale)")
-    right.legend(frameon=False, fontsize=9, loc="lower left" if rate < 1 else "upper left")
+    right.legend(frameon=False, fontsize=9, loc="best")
     return figure
 
 
