@@ -110,7 +110,7 @@ def bars(title: str, before: Sequence[float], after: Sequence[float], *, y_max: 
 
 
 def heat_map(title: str, rows: Sequence[Sequence[float]], *, levels: int = 12) -> str:
-    """A square map of values in [0, 1], darker is larger; one path a level keeps it small."""
+    """A square map of values in [0, 1], more colour is larger; one path a level keeps it small."""
     n = len(rows)
     cell = 160 / n
     paths: dict[int, list[str]] = {}
