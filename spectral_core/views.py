@@ -70,7 +70,8 @@ def show_view(settings: Settings, notices: list[str]) -> str:
         f'<div class="split">{_table(view)}<div class="maps">{maps}</div></div>'
         f'<div class="charts three">{spectra}</div>'
         '<p class="key"><span class="swatch hollow"></span> before (dashed line) '
-        '<span class="swatch full"></span> after (filled). Attention maps: a row is a token, more colour is more weight.</p>'
+        '<span class="swatch full"></span> after (filled). '
+        "Attention maps: a row is a token, more colour is more weight.</p>"
     )
 
 
