@@ -10,7 +10,7 @@ from spectral_core.corrections import (
     PolarCorrection,
     SpectrumTarget,
 )
-from spectral_core.jacobian import AttentionJacobian, JacobianCondition
+from spectral_core.jacobian import AttentionJacobian, JacobianCondition, JacobianExtremes
 from spectral_core.projections import Projection, find_projections
 from spectral_core.spectrum import Spectrum, condition_number, singular_values, spectrum
 
@@ -24,6 +24,7 @@ __all__ = [
     "IdentityCorrection",
     "JacobianBound",
     "JacobianCondition",
+    "JacobianExtremes",
     "PolarCorrection",
     "Projection",
     "SpectralConditionedAttention",

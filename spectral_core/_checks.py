@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from functools import cache
 from numbers import Real
 
 import torch
@@ -62,8 +64,14 @@ def check_choice(value: object, name: str, choices: tuple) -> None:
         raise ValueError(f"{name}: expected one of {choices}, got {value!r}")
 
 
+@cache
+def _say_once(device: str) -> None:
+    warnings.warn(f"{device} has no float64: spectra are computed on the CPU", stacklevel=3)
+
+
 def to_float64(value: Tensor) -> Tensor:
-    """Upcast to float64; backends without it (mps) are computed on the CPU."""
+    """Upcast to float64; backends without it (mps) are computed on the CPU, which is said once."""
     if value.device.type == "mps":
+        _say_once("mps")
         value = value.cpu()
     return value.to(torch.float64)

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spectral_core.jacobian import EPS, AttentionJacobian, attention_weights, check_head, resolve_scale
+from spectral_core._head import attention_weights, check_head, resolve_scale
+from spectral_core.jacobian import AttentionJacobian
+from spectral_core.lanczos import EPS
 from spectral_core.spectrum import spectrum, summarize
 
 __all__ = ["JacobianBound", "jacobian_bound", "saturation"]

@@ -154,9 +154,10 @@ def test_value_block_has_the_singular_values_of_px_each_d_v_times(sizes):
     head = problem(*sizes)
     jac = AttentionJacobian(*head)
     px = numpy_values(jac.attention() @ head[0])
-    np.testing.assert_allclose(jac.singular_values("v").numpy(), np.repeat(px, sizes[3]), rtol=1e-12)
+    rounding = 5 * np.finfo(float).eps * px[0]  # of two SVDs
+    np.testing.assert_allclose(jac.singular_values("v").numpy(), np.repeat(px, sizes[3]), rtol=1e-12, atol=rounding)
     kappa = jac.condition_number("v")
-    assert float(kappa) == pytest.approx(px[0] / px[-1], rel=1e-12)
+    assert float(kappa) == pytest.approx(px[0] / px[-1], rel=max(1e-12, rounding / px[-1]))
     assert kappa.rank.item() == len(px) * sizes[3]
 
 
@@ -358,9 +359,9 @@ def test_bad_arguments_are_refused(changes, message):
 
 
 @pytest.mark.parametrize("method", ["dense", "gram", "singular_values", "condition_number", "norms"])
-@pytest.mark.parametrize("wrt", ["", "x", "qq", "qkvo", None, ("q",)])
+@pytest.mark.parametrize("wrt", ["", "z", "qq", "qkvo", None, ("q",)])
 def test_bad_wrt_is_refused(method, wrt):
-    message = r'wrt: expected a non-empty subset of "qkv" without repeats, got'
+    message = r'wrt: expected a non-empty subset of "qkvx" without repeats, got'
     with pytest.raises(ValueError, match=message):
         getattr(AttentionJacobian(X, WQ, WK, WV), method)(wrt)
 
@@ -368,5 +369,5 @@ def test_bad_wrt_is_refused(method, wrt):
 def test_wrt_keeps_the_order_qkv_and_an_unknown_method_is_refused():
     jac = AttentionJacobian(X, WQ, WK, WV)
     assert torch.equal(jac.dense("vq"), jac.dense("qv"))
-    with pytest.raises(ValueError, match=r"method: expected one of \('auto', 'gram', 'svd'\), got 'lanczos'"):
+    with pytest.raises(ValueError, match=r"method: expected one of \('auto', 'gram', 'cholesky', 'svd'\), got 'lanc"):
         jac.condition_number(method="lanczos")
