@@ -10,6 +10,7 @@ from spectral_core.corrections import (
     PolarCorrection,
     SpectrumTarget,
 )
+from spectral_core.head_jacobians import HeadJacobian, attention_jacobians
 from spectral_core.jacobian import AttentionJacobian, JacobianCondition, JacobianExtremes
 from spectral_core.projections import Projection, find_projections
 from spectral_core.spectrum import Spectrum, condition_number, singular_values, spectrum
@@ -21,6 +22,7 @@ __all__ = [
     "ConditioningReport",
     "Correction",
     "FixedCorrection",
+    "HeadJacobian",
     "IdentityCorrection",
     "JacobianBound",
     "JacobianCondition",
@@ -30,6 +32,7 @@ __all__ = [
     "SpectralConditionedAttention",
     "Spectrum",
     "SpectrumTarget",
+    "attention_jacobians",
     "condition",
     "condition_number",
     "find_projections",
