@@ -2,9 +2,12 @@
 
 Theorem 3.4 (arXiv 2603.07162): κ(J) ≤ κ(X)³ κ(Λ) κ(W_V) (κ(W_Q) + κ(W_K)) + κ(X) κ(P).
 
-Λ is singular at every X (its rows sum to zero), so with κ = σ_max/σ_min the right side is always infinite.
-Here every factor is κ⁺, over the numerical rank; under that reading the inequality is usually true, loose by
-orders of magnitude, and sometimes false, because κ⁺ is not submultiplicative. `holds` tells which.
+Two readings of κ, and the theorem needs to be told which:
+
+* "full", κ = σ_max/σ_min over all min(rows, columns) values: Λ is singular at every X, since its rows sum to zero, so
+  the right side is always infinite and the inequality says nothing;
+* "effective", κ⁺ over the numerical rank: the right side is finite, usually larger than the left by orders of
+  magnitude, and sometimes smaller, because κ⁺ is not submultiplicative. `holds` tells which.
 """
 
 from __future__ import annotations
@@ -14,24 +17,31 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from spectral_core._checks import check_choice
 from spectral_core._head import attention_weights, check_head, resolve_scale
 from spectral_core.jacobian import AttentionJacobian
 from spectral_core.lanczos import EPS
-from spectral_core.spectrum import spectrum, summarize
+from spectral_core.spectrum import Spectrum, spectrum, summarize
 
 __all__ = ["JacobianBound", "jacobian_bound", "saturation"]
 
 
+CONVENTIONS = {
+    "effective": "effective (κ⁺ over the numerical rank, per head)",
+    "full": "full (κ over all min(rows, columns) singular values, per head)",
+}
+
+
 @dataclass(frozen=True)
 class JacobianBound:
-    """Every factor of Theorem 3.4 as κ⁺, each with the leading dimensions of what it is made of.
+    """Every factor of Theorem 3.4, each with the leading dimensions of what it is made of.
 
     Attributes:
         kappa_x, kappa_lambda, kappa_wq, kappa_wk, kappa_wv, kappa_softmax: the factors on the right; κ(Λ) is inf
-            when attention is saturated to rounding, so that Λ = 0.
-        left: κ⁺(J) with respect to W_Q, W_K, W_V.
+            when attention is saturated to rounding, so that Λ = 0, and always by the "full" convention.
+        left: κ of J with respect to W_Q, W_K, W_V.
         right: the bound.
-        holds: left ≤ right, to rounding.
+        holds: left ≤ right, to rounding; empty of meaning where right is inf.
         rank: numerical rank of J.
         convention: how every κ in this record is to be read.
     """
@@ -46,26 +56,62 @@ class JacobianBound:
     right: Tensor
     holds: Tensor
     rank: Tensor
-    convention: str = "effective (κ⁺ over the numerical rank, per head)"
+    convention: str = CONVENTIONS["effective"]
 
 
-def jacobian_bound(x: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor, *, scale: float | None = None) -> JacobianBound:
-    """Both sides of Theorem 3.4 for a head; arguments and errors as in `AttentionJacobian`."""
-    head = AttentionJacobian(x, w_q, w_k, w_v, scale=scale)
+def jacobian_bound(
+    x: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor, *, scale: float | None = None, is_causal: bool = False,
+    mask: Tensor | None = None, convention: str = "effective",
+) -> JacobianBound:
+    """Both sides of Theorem 3.4 for every head and example of a batch.
+
+    Args:
+        x, w_q, w_k, w_v, scale, is_causal, mask: as in `AttentionJacobian`; leading dimensions broadcast.
+        convention: "effective" or "full", as the module says.
+
+    Raises:
+        ValueError: as `AttentionJacobian`, and for an unknown convention.
+
+    An ordinary head, far below its bound; by the full convention the bound is empty:
+
+    >>> g = torch.Generator().manual_seed(0)
+    >>> x, *w = (torch.randn(*s, dtype=torch.float64, generator=g) / 4 for s in ((8, 16), (16, 8), (16, 8), (16, 8)))
+    >>> bound = jacobian_bound(x, *w)
+    >>> bool(bound.holds), bool(bound.right > 100 * bound.left)
+    (True, True)
+    >>> float(jacobian_bound(x, *w, convention="full").right)
+    inf
+
+    A draw for which the literal inequality fails, although X and all weights are perfectly conditioned (κ = 1):
+
+    >>> g = torch.Generator().manual_seed(0)
+    >>> x, *w = (torch.linalg.qr(torch.randn(16, 8, dtype=torch.float64, generator=g)).Q for _ in range(4))
+    >>> bound = jacobian_bound(x.T, *w)
+    >>> bool(bound.holds), round(float(bound.left)), round(float(bound.right))
+    (False, 4796, 4795)
+    """
+    check_choice(convention, "convention", tuple(CONVENTIONS))
+    head = AttentionJacobian(x, w_q, w_k, w_v, scale=scale, is_causal=is_causal, mask=mask)
     x, w_q, w_k, w_v = check_head(x, w_q, w_k, w_v)
     p = head.attention()
-    kappa = {name: _effective(value) for name, value in {"x": x, "q": w_q, "k": w_k, "v": w_v, "p": p}.items()}
+
+    def read(s: Spectrum) -> Tensor:
+        return s.effective_condition_number if convention == "effective" else s.condition_number
+
+    kappa = {name: read(spectrum(value)) for name, value in {"x": x, "q": w_q, "k": w_k, "v": w_v, "p": p}.items()}
     blocks = torch.diag_embed(p) - p.unsqueeze(-1) * p.unsqueeze(-2)
     # Λ is block diagonal: its singular values are those of the n blocks together
     values = torch.linalg.eigvalsh(blocks).abs().flatten(-2).sort(-1, descending=True).values
     # fully saturated attention has Λ = 0, the end of a path on which κ(Λ) grows without limit
-    kappa_lambda = summarize(values, head.n**2 * EPS).effective_condition_number.nan_to_num(nan=torch.inf)
+    kappa_lambda = read(summarize(values, head.n**2 * EPS))
+    kappa_lambda = torch.where(kappa_lambda.isnan(), torch.inf, kappa_lambda)
     right = kappa["x"] ** 3 * kappa_lambda * kappa["v"] * (kappa["q"] + kappa["k"]) + kappa["x"] * kappa["p"]
     j = summarize(head.singular_values(), max(head.shape) * EPS)
-    left = j.effective_condition_number
+    left = read(j)
     return JacobianBound(
         kappa_x=kappa["x"], kappa_lambda=kappa_lambda, kappa_wq=kappa["q"], kappa_wk=kappa["k"], kappa_wv=kappa["v"],
         kappa_softmax=kappa["p"], left=left, right=right, holds=left <= right * (1 + 1e-9), rank=j.rank,
+        convention=CONVENTIONS[convention],
     )
 
 
@@ -84,6 +130,3 @@ def saturation(x: Tensor, w_q: Tensor, w_k: Tensor, *, scale: float | None = Non
     x, w_q, w_k = check_head(x, w_q, w_k)
     return attention_weights(x @ w_q, x @ w_k, resolve_scale(scale, w_k.shape[-1])).amax(-1).mean(-1)
 
-
-def _effective(w: Tensor) -> Tensor:
-    return spectrum(w).effective_condition_number

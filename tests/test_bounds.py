@@ -140,3 +140,44 @@ def test_bad_scale_and_leading_dimensions_are_refused(function):
     head[0], head[1] = head[0].expand(2, 4, 6), head[1].expand(3, 6, 2)
     with pytest.raises(ValueError, match=r"leading dimensions that broadcast, got \{'x': \(2, 4, 6\)"):
         function(*head)
+
+
+@pytest.mark.parametrize("kind", ["causal", "mask"])
+def test_causal_and_masked_heads(kind):
+    head, n = problem(5, 8, 3, 4), 5
+    allowed = torch.ones(n, n).tril() > 0
+    settings = {"is_causal": True}
+    if kind == "mask":
+        allowed = (torch.rand(n, n, generator=torch.Generator().manual_seed(1)) > 0.4) | torch.eye(n, dtype=torch.bool)
+        settings = {"mask": allowed}
+    bound = jacobian_bound(*head, **settings)
+    x, w_q, w_k, _ = head
+    logits = (3**-0.5 * (x @ w_q) @ (x @ w_k).T).masked_fill(~allowed, -math.inf)
+    p = torch.softmax(logits, -1).numpy()
+    assert bound.kappa_softmax.item() == pytest.approx(effective(p)[0], rel=1e-8)
+    left, rank = effective(AttentionJacobian(*head, **settings).dense().numpy())
+    assert bound.left.item() == pytest.approx(left, rel=1e-8)
+    assert bound.rank.item() == rank
+    assert bound.left.item() != pytest.approx(jacobian_bound(*head).left.item(), rel=1e-3)
+
+
+def test_by_the_full_convention_the_bound_is_always_infinite():
+    for sizes in ((5, 8, 3, 4), (12, 3, 2, 2)):
+        head = problem(*sizes)
+        bound, plain = jacobian_bound(*head, convention="full"), jacobian_bound(*head)
+        assert bound.kappa_lambda.item() == math.inf  # each block of Λ sends the constant vector to zero
+        assert bound.right.item() == math.inf
+        assert bound.holds
+        assert "full" in bound.convention
+        values = np.linalg.svd(AttentionJacobian(*head).dense().numpy(), compute_uv=False)
+        if sizes[0] > sizes[1]:  # the gauge: rank deficient
+            assert bound.left.item() == math.inf
+            assert bound.kappa_x.item() == pytest.approx(plain.kappa_x.item())
+        else:
+            assert bound.left.item() == pytest.approx(values[0] / values[-1], rel=1e-8)
+        assert bound.rank.item() == plain.rank.item()
+
+
+def test_an_unknown_convention_is_refused():
+    with pytest.raises(ValueError, match=r"convention: expected one of \('effective', 'full'\), got 'both'"):
+        jacobian_bound(*problem(4, 6, 2, 3), convention="both")
