@@ -76,25 +76,27 @@ def input_block(head: Head, tokens: slice) -> Tensor:
     return block
 
 
-def gram(head: Head, roles: str, *, mirror: bool = True, unit: Tensor | None = None) -> Tensor:
+def gram(
+    head: Head, roles: str, *, mirror: bool = True, unit: Tensor | None = None, dtype: torch.dtype = torch.float64
+) -> Tensor:
     """J Jᵀ / unit², (…, n·c, n·c), without forming J; only its upper triangle is filled when `mirror` is off.
 
     Built in blocks of tokens, so that the peak is the result itself and a few MiB.
     """
     lead, (n, c) = head.p.shape[:-3], head.rows
-    out = head.p.new_zeros(*lead, n, c, n, c)
-    # dividing before squaring keeps extreme scales inside float64
+    out = torch.zeros(*lead, n, c, n, c, dtype=dtype, device=head.p.device)
+    # dividing before squaring keeps extreme scales inside the range of dtype
     inverse = head.p.new_ones(()) if unit is None else unit.reciprocal()
     # (scalars, rows): block (i, j) gains scalars_ij · rows_i rows_jᵀ
     terms: list[tuple[Tensor, Tensor]] = []
     if "q" in roles:  # all heads read the same x: they are one wide product
         rows = _stretch(inverse, 3) * slopes(head, "q").movedim(-4, -2).flatten(-2)
-        terms.append(((head.x @ head.x.mT).squeeze(-3), rows))
+        terms.append(_level(head.x.squeeze(-3), rows, dtype))
     if "k" in roles:
-        scalars, rows = head.q @ head.q.mT, _stretch(inverse, 4) * slopes(head, "k")
-        terms += [(scalars[..., h, :, :], rows[..., h, :, :, :]) for h in range(rows.shape[-4])]
-    py = _stretch(inverse, 3) * head.py
-    pairs = py @ py.mT
+        rows = _stretch(inverse, 4) * slopes(head, "k")
+        terms += [_level(head.q[..., h, :, :], rows[..., h, :, :, :], dtype) for h in range(rows.shape[-4])]
+    py = (_stretch(inverse, 3) * head.py).to(dtype)
+    pairs, mix = py @ py.mT, None if head.w_o is None else head.w_o.to(dtype)
     per_token = max(1, out.numel() // n)
     step = max(1, min(n, CHUNK // per_token))
     for i in range(0, n, step):
@@ -104,17 +106,25 @@ def gram(head: Head, roles: str, *, mirror: bool = True, unit: Tensor | None = N
             product = rows[..., own, :, :].flatten(-3, -2) @ rows[..., rest, :, :].flatten(-3, -2).mT
             product = product.reshape(*product.shape[:-2], *block.shape[-4:])
             block.addcmul_(product, scalars[..., own, rest].unsqueeze(-2).unsqueeze(-1))
-        if "v" in roles and head.w_o is None:
+        if "v" in roles and mix is None:
             # W_O = I touches equal channels only: the diagonal of (c, c')
             block.diagonal(dim1=-3, dim2=-1).add_(pairs[..., 0, own, rest].unsqueeze(-1))
         elif "v" in roles:
-            block += torch.einsum("...hij,...hbc,...hbd->...icjd", pairs[..., own, rest], head.w_o, head.w_o)
+            block += torch.einsum("...hij,...hbc,...hbd->...icjd", pairs[..., own, rest], mix, mix)
         if mirror:
             out[..., i + step :, :, own, :] = block[..., step:, :].movedim((-4, -3), (-2, -1))
     out = out.flatten(-4, -3).flatten(-2)
     if "x" in roles:
         out += _input_gram(head, inverse)
     return out
+
+
+def _level(tokens: Tensor, rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Inner products of the tokens, and the rows, scaled so that neither leaves the range of dtype."""
+    size = tokens.abs().amax((-2, -1), keepdim=True)
+    size = torch.where(size > 0, size, torch.ones_like(size))
+    tokens = tokens / size
+    return (tokens @ tokens.mT).to(dtype), (rows * size.unsqueeze(-1)).to(dtype)
 
 
 def _input_gram(head: Head, inverse: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spectral_core import closed_form as cf
 from spectral_core._head import Head
-from spectral_core.lanczos import EPS
+from spectral_core.lanczos import EPS, KRYLOV
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class Operator:
         """(…, smaller side, b) -> (…, larger side, b)."""
         return self._multiply_transpose(block) if self.rows <= self.columns else self._multiply(block)
 
-    def gram(self) -> Tensor:
+    def gram(self, dtype: torch.dtype = torch.float64) -> Tensor:
         """The smaller Gram matrix, (…, size, size); its lower triangle may be left empty."""
         if self.rows <= self.columns:
-            return cf.gram(self.head, self.roles, mirror=False, unit=self.unit)
-        matrix = self.dense()
+            return cf.gram(self.head, self.roles, mirror=False, unit=self.unit, dtype=dtype)
+        matrix = self.dense().to(dtype)
         return matrix.mT @ matrix
 
     def dense(self) -> Tensor:
@@ -112,6 +112,8 @@ def bytes_needed(op: Operator, method: str) -> int:
     n, c = op.head.rows
     heads, _, m = op.head.p.shape[-3:]
     pieces = heads * n * c * (2 * m + 2 * op.head.y.shape[-1] + op.head.k.shape[-1])
+    if method != "svd":  # Krylov blocks, with their images and the weights in between
+        pieces += 4 * (KRYLOV + 4) * (2 * op.rows + 2 * op.columns + 2 * heads * n * m)
     copies = {"gram": 3.2, "cholesky": 1.1, "svd": 1.0}[method]
     matrices = copies * op.size**2 + (4 * op.size * max(op.rows, op.columns) if method == "svd" else 0)
     if method == "svd" and op.is_plain_v:

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 Product = Callable[[Tensor], Tensor]  # a block of b vectors, (…, size in, b) -> (…, size out, b)
 ROUND = 4
+KRYLOV = 8  # blocks before the first Rayleigh-Ritz step
 EPS = torch.finfo(torch.float64).eps
 TINY = torch.finfo(torch.float64).tiny
 
@@ -84,7 +86,7 @@ def smallest(
 
     Args:
         forward, backward: as in `largest`.
-        factor: (…, m, m), lower triangular, L Lᵀ ≈ A Aᵀ.
+        factor: (…, m, m), lower triangular, L Lᵀ ≈ A Aᵀ, in any precision: it sets the number of steps alone.
         start: (…, m, b) with b ≥ k, a random block.
         top: (…), σ_max; residuals have a rounding floor near eps σ_max / σ, below which nothing is gained.
         tolerance: stop when every residual is at or below it, or at that floor.
@@ -92,35 +94,39 @@ def smallest(
     m, b = start.shape[-2:]
 
     def solve(block: Tensor) -> Tensor:
-        half = torch.linalg.solve_triangular(factor, block, upper=False)
-        return torch.linalg.solve_triangular(factor.mT, half, upper=True)
+        half = torch.linalg.solve_triangular(factor, block.to(factor.dtype), upper=False)
+        return torch.linalg.solve_triangular(factor.mT, half, upper=True).to(block.dtype)
 
-    basis = torch.linalg.qr(start).Q
-    for _ in range(2):
-        basis = torch.linalg.qr(solve(basis)).Q
-    columns, triangle = torch.linalg.qr(backward(basis))  # Aᵀ basis = columns · triangle, kept up block by block
+    basis = fresh = torch.linalg.qr(solve(torch.linalg.qr(start).Q)).Q
+    for _ in range(min(KRYLOV, m // (3 * b))):  # Lanczos on (L Lᵀ)⁻¹: most of the way, without looking at A
+        fresh = orthonormalize(solve(fresh), basis, b)
+        basis = torch.cat([basis, fresh], -1)
+    images = backward(basis)
+    products = images.mT @ images
+    theta = torch.linalg.eigvalsh(products)
+    # the Gram matrix of the images picks b directions for the Rayleigh-Ritz step, which is taken on the images
+    # themselves; where σ spreads too far inside the basis for that choice to be exact, all directions are kept
+    exact = bool((EPS * theta[..., -1] > 1e-10 * theta[..., 0]).any())
     for step in range(max_steps + 1):
-        # Rayleigh-Ritz on A: singular values of the triangle, not eigenvalues of its Gram matrix
-        outer, values, ritz = torch.linalg.svd(triangle)
-        low = slice(-b, None)
-        sigma = values[..., low].flip(-1)
-        u, v = basis @ ritz.mT[..., low].flip(-1), columns @ outer[..., low].flip(-1)
-        error = forward(v) - sigma.unsqueeze(-2) * u
+        low = torch.linalg.eigh(products).eigenvectors[..., : None if exact else b]
+        columns, triangle = torch.linalg.qr(images @ low)
+        outer, sigma, turn = torch.linalg.svd(triangle)
+        outer, sigma, turn = (t[..., -b:].flip(-1) for t in (outer, sigma, turn.mT))
+        u = basis @ (low @ turn)
+        error = forward(columns @ outer) - sigma.unsqueeze(-2) * u
         last = basis.shape[-1] == m or step == max_steps
         if step % ROUND == 0 or last:
             residual = (error.norm(dim=-2) / sigma.clamp(min=TINY))[..., :k]
             floor = 30 * EPS * top.unsqueeze(-1) / sigma[..., :k].clamp(min=TINY)
             if last or bool(((residual <= tolerance) | (residual <= floor)).all()):
                 break
-        width = min(b, m - basis.shape[-1])
-        fresh = orthonormalize(solve(error), basis, width)
+        fresh = orthonormalize(solve(error), basis, min(b, m - basis.shape[-1]))
         image = backward(fresh)
-        column = orthonormalize(image, columns, width)
-        size = triangle.shape[-1]
-        triangle = torch.nn.functional.pad(triangle, (0, width, 0, width))
-        triangle[..., :size, size:] = columns.mT @ image
-        triangle[..., size:, size:] = column.mT @ image
-        basis, columns = torch.cat([basis, fresh], -1), torch.cat([columns, column], -1)
+        across = images.mT @ image
+        products = torch.cat([
+            torch.cat([products, across], -1), torch.cat([across.mT, image.mT @ image], -1)
+        ], -2)
+        basis, images = torch.cat([basis, fresh], -1), torch.cat([images, image], -1)
     return Ritz(sigma[..., :k], residual, step + 1)
 
 
@@ -130,14 +136,18 @@ def orthonormalize(block: Tensor, basis: Tensor, width: int) -> Tensor:
     Columns that are dependent come out as random directions: rounding-sized noise decides them, so that an
     exhausted block is replaced by a fresh one.
     """
-    noise = torch.randn(block.shape[-2:], dtype=block.dtype, generator=torch.Generator().manual_seed(0))
     size = block.norm(dim=(-2, -1), keepdim=True) * EPS / block.shape[-2] ** 0.5
-    block = block + (size + TINY / EPS) * noise.to(block.device)
-    for _ in range(3):  # the third pass is for the columns that were noise
+    block = block + (size + TINY / EPS) * _noise(*block.shape[-2:]).to(block.device)
+    for _ in range(3):  # the second pass is for what rounding left, the third for columns that were noise
         if basis.shape[-1]:
             block = block - basis @ (basis.mT @ block)
         block = torch.linalg.qr(block).Q
     return block[..., :width]
+
+
+@lru_cache(maxsize=8)
+def _noise(m: int, b: int) -> Tensor:
+    return torch.randn(m, b, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
 def random_block(lead: tuple[int, ...], m: int, b: int, device: torch.device, seed: int = 0) -> Tensor:
