@@ -26,7 +26,7 @@ test: $(VENV)/.dev ## run all tests: package, notebooks, app in a real browser
 course: $(VENV)/.course ## open the lessons in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-bench: $(VENV)/.dev ## print the timing tables and write them to results/
+bench: $(VENV)/.dev $(VENV)/.bench ## print the timing tables and write them to results/
 	$(BIN)/python tests/find_browser.py --install
 	$(BIN)/python benchmarks/jacobian.py
 	$(BIN)/python benchmarks/slider_latency.py
@@ -49,7 +49,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # one stamp a set of extras; a change of pyproject.toml or constraints.txt installs again
-$(VENV)/.app $(VENV)/.course: $(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.app $(VENV)/.course $(VENV)/.bench: $(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing the $* packages (a minute or two, once) ..."
 	$(PIP) -e '.[$*]'
 	@touch $@

@@ -16,7 +16,7 @@ from torch import Tensor
 from spectral_core import closed_form as cf
 from spectral_core import jacobian_condition as jc
 from spectral_core._checks import check_choice, check_tensor, to_float64
-from spectral_core._head import build_head
+from spectral_core._head import Head, build_head
 from spectral_core.jacobian_condition import JacobianCondition, JacobianExtremes
 from spectral_core.jacobian_operator import Operator, bytes_needed, operator
 
@@ -98,7 +98,7 @@ class AttentionJacobian:
 
     def gram(self, wrt: str = "qkv") -> Tensor:
         """J Jᵀ, (…, rows, rows), without forming J."""
-        return cf.gram(self._head.compress(), check_roles(wrt))
+        return cf.gram(self._compressed, check_roles(wrt))
 
     def norms(self, wrt: str = "qkv") -> dict[str, Tensor]:
         """Frobenius norm of each block of J, {"q": (…), …}: near zero for Q and K when attention is saturated."""
@@ -246,7 +246,7 @@ class AttentionJacobian:
     # ---- internals -------------------------------------------------------------------------------------
 
     @cached_property
-    def _compressed(self):
+    def _compressed(self) -> Head:
         return self._head.compress()
 
     def _operator(self, roles: str) -> Operator:

@@ -198,7 +198,7 @@ def _lowest(op: Operator, sigma_max: Tensor, k: int, gram: Tensor | None = None)
     """
     start = random_block(op.lead, op.size, max(4, k + 2), op.unit.device, seed=1)
     if gram is None:
-        found = _with_factor(op, sigma_max, k, op.gram(torch.float32), start, max_steps=3 * ROUND)
+        found = _with_factor(op, sigma_max, k, op.gram(torch.float32), start, max_steps=8 * ROUND)
         if bool((found.residual <= TOLERANCE).all()):
             return found
         del found
