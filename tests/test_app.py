@@ -320,6 +320,10 @@ def test_start_again_and_start_after_reset_leave_one_run(visit, server: Server) 
     wait_frames(page, 4)
     page.click("#reset")
     page.click("#start")
+    # the first run's frames stay on the page until the reset arrives: wait for that, then for the new run's own
+    page.wait_for_function(
+        "() => { const f = Number(document.querySelector('#curves [data-frames]').dataset.frames);"
+        " return f < 4 || f === 121 }", timeout=TRAIN)
     wait_frames(page, 4)
     before = server.lines("run ended: Stopped.")
     page.click("#stop")
