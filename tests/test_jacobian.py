@@ -282,7 +282,7 @@ def test_duplicate_tokens_are_rank_deficient(method):
     assert not AttentionJacobian(x, *weights).condition_number(method="gram").converged
 
 
-@pytest.mark.parametrize("method", ["auto", "gram", "svd"])
+@pytest.mark.parametrize("method", ["auto", "gram", "cholesky", "svd"])
 @pytest.mark.parametrize("wrt", ["q", "k", "qk"])
 def test_saturated_attention_has_zero_blocks_and_infinite_kappa(method, wrt):
     x, _, _, w_v = problem(4, 6, 6, 3)
