@@ -12,6 +12,7 @@ from spectral_core.corrections import (
 )
 from spectral_core.head_jacobians import HeadJacobian, attention_jacobians
 from spectral_core.jacobian import AttentionJacobian, JacobianCondition, JacobianExtremes
+from spectral_core.polar import polar_factor, spectral_clip
 from spectral_core.projections import Projection, find_projections
 from spectral_core.spectrum import Spectrum, condition_number, singular_values, spectrum
 
@@ -38,7 +39,9 @@ __all__ = [
     "find_projections",
     "fold",
     "jacobian_bound",
+    "polar_factor",
     "saturation",
     "singular_values",
+    "spectral_clip",
     "spectrum",
 ]
