@@ -26,16 +26,21 @@ from spectral_core.data import load_digits
 from spectral_core.models import VisionTransformer
 from spectral_core.training import fit
 
+
+def clamped() -> Correction:
+    return SpectrumTarget(0.5, 2.0, gradient="straight-through")
+
+
 ARMS: dict[str, tuple[str, Callable[[], Correction] | None]] = {
     "trunc-normal 0.02, plain": ("trunc-normal", None),
     "trunc-normal 0.02, λ = 10 on Q, K, V (the paper's default)": ("trunc-normal", lambda: IdentityCorrection(10.0)),
     "trunc-normal 0.02, λ = 1 on Q, K, V": ("trunc-normal", lambda: IdentityCorrection(1.0)),
     "trunc-normal 0.02, polar": ("trunc-normal", PolarCorrection),
-    "trunc-normal 0.02, σ clamped to [0.5, 2]": ("trunc-normal", lambda: SpectrumTarget(0.5, 2.0)),
+    "trunc-normal 0.02, σ clamped to [0.5, 2]": ("trunc-normal", clamped),
     "Xavier, plain": ("xavier", None),
     "Xavier, polar": ("xavier", PolarCorrection),
     "Xavier, polar, norm of W kept": ("xavier", lambda: PolarCorrection(preserve="frobenius")),
-    "Xavier, σ clamped to [0.5, 2]": ("xavier", lambda: SpectrumTarget(0.5, 2.0)),
+    "Xavier, σ clamped to [0.5, 2]": ("xavier", clamped),
     "orthogonal, plain": ("orthogonal", None),
 }
 CONTROLS = ("trunc-normal 0.02, plain", "Xavier, plain")

@@ -2,19 +2,15 @@
 
 from spectral_core.attention import SpectralConditionedAttention
 from spectral_core.bounds import JacobianBound, jacobian_bound, saturation
-from spectral_core.conditioning import ConditioningReport, condition, fold
-from spectral_core.corrections import (
-    Correction,
-    FixedCorrection,
-    IdentityCorrection,
-    PolarCorrection,
-    SpectrumTarget,
-)
+from spectral_core.conditioning import ConditioningReport, advance, condition, fold
+from spectral_core.corrections import Correction, FixedCorrection, IdentityCorrection
 from spectral_core.head_jacobians import HeadJacobian, attention_jacobians
 from spectral_core.jacobian import AttentionJacobian, JacobianCondition, JacobianExtremes
 from spectral_core.polar import polar_factor, spectral_clip
+from spectral_core.polar_correction import PolarCorrection
 from spectral_core.projections import Projection, find_projections
 from spectral_core.spectrum import Spectrum, condition_number, singular_values, spectrum
+from spectral_core.spectrum_target import SpectrumTarget
 
 __version__ = "0.1.0"
 
@@ -33,6 +29,7 @@ __all__ = [
     "SpectralConditionedAttention",
     "Spectrum",
     "SpectrumTarget",
+    "advance",
     "attention_jacobians",
     "condition",
     "condition_number",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -14,7 +17,7 @@ from spectral_core.corrections import Correction
 from spectral_core.projections import ROLES, Projection, find_projections
 from spectral_core.spectrum import condition_number
 
-__all__ = ["ConditionedProjection", "ConditioningReport", "condition", "fold"]
+__all__ = ["ConditionedProjection", "ConditioningReport", "advance", "condition", "fold"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def condition(
         scope: "matrix", each stored matrix as a whole.
 
     Returns:
-        A report with κ before and after for every projection.
+        A report with κ before and after for every projection. A κ that became worse is also a warning.
 
     Raises:
         ValueError: no projection found or left after the filters, a weight that is already conditioned, shared
@@ -92,15 +95,28 @@ def condition(
             f"expected at least one projection, got none with roles {''.join(by_role)!r}, include={include!r}, "
             f"exclude={exclude!r}; the model has {names}"
         )
-    _check_free(model, chosen)
+    check_free(model, chosen)
     lines = []
     for p in chosen:
         before = float(condition_number(p.weight.detach()))
-        after = float(condition_number(by_role[p.role](p.weight.detach())))
+        with torch.no_grad():  # a learnable λ would carry a gradient
+            after = float(condition_number(by_role[p.role](p.weight.detach())))
         lines.append(ConditionedProjection(p.name, p.role, tuple(p.weight.shape), repr(by_role[p.role]), before, after))
     for p in chosen:
         parametrize.register_parametrization(p.module, p.parameter, by_role[p.role])
+    _warn_of_worse(lines)
     return ConditioningReport(tuple(lines), scope)
+
+
+def advance(model: nn.Module, step: int | None = None) -> None:
+    """Tell every correction of `model` that training is at `step`, or one step on: for scheduled λ.
+
+    Raises:
+        ValueError: `step` not an integer ≥ 0, or a schedule that did not return a finite number.
+    """
+    for module in model.modules():
+        if isinstance(module, Correction):
+            module.advance(step)
 
 
 def fold(model: nn.Module) -> nn.Module:
@@ -123,13 +139,45 @@ def fold(model: nn.Module) -> nn.Module:
             if any(ours):
                 conditioned.append((module, parameter))
     for module, parameter in conditioned:
-        parametrize.remove_parametrizations(module, parameter, leave_parametrized=True)
-        # the weight goes back in front of the bias: optimizers save their state by the order of parameters
-        for key, value in list(module.named_parameters(recurse=False)):
-            if key != parameter:
-                delattr(module, key)
-                module.register_parameter(key, value)
+        _take_off(module, parameter, keep=True)
     return model
+
+
+@contextmanager
+def corrected(projections: list[Projection], by_role: dict[str, Correction]) -> Iterator[None]:
+    """The model of `projections` with corrections on for a while; afterwards it is what it was, to the last bit."""
+    chosen = [p for p in projections if p.role in by_role]
+    done: list[Projection] = []
+    try:
+        for p in chosen:
+            parametrize.register_parametrization(p.module, p.parameter, by_role[p.role])
+            done.append(p)
+        yield
+    finally:
+        for p in done:
+            _take_off(p.module, p.parameter, keep=False)
+
+
+def _take_off(module: nn.Module, parameter: str, *, keep: bool) -> None:
+    """Remove the parametrizations of one weight, and leave W + C (`keep`) or W."""
+    parametrize.remove_parametrizations(module, parameter, leave_parametrized=keep)
+    # the weight goes back in front of the bias: optimizers save their state by the order of parameters
+    for key, value in list(module.named_parameters(recurse=False)):
+        if key != parameter:
+            delattr(module, key)
+            module.register_parameter(key, value)
+
+
+def _warn_of_worse(lines: list[ConditionedProjection]) -> None:
+    worse = [line for line in lines if line.kappa_after > line.kappa_before]
+    if worse:
+        shown = "; ".join(f"{w.name}: κ {w.kappa_before:.3g} -> {w.kappa_after:.3g}, {w.correction}" for w in worse[:5])
+        more = f"; and {len(worse) - 5} more" if len(worse) > 5 else ""
+        warnings.warn(
+            f"the correction made κ worse for {len(worse)} of {len(lines)} projections ({shown}{more}); another λ or "
+            "PolarCorrection may do better, calibrate(model, batch) looks for one",
+            stacklevel=3,
+        )
 
 
 def _corrections_by_role(correction: object, projections: str) -> dict[str, Correction]:
@@ -151,7 +199,7 @@ def _selected(name: str, include: str | list[str] | None, exclude: str | list[st
     return (include is None or matches(include)) and not (exclude is not None and matches(exclude))
 
 
-def _check_free(model: nn.Module, chosen: list[Projection]) -> None:
+def check_free(model: nn.Module, chosen: list[Projection]) -> None:
     """Refuse weights that are already conditioned, shared, or not finite, before anything is changed."""
     owners: dict[int, list[str]] = {}
     for name, module in model.named_modules():

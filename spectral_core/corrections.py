@@ -1,29 +1,43 @@
-"""Corrections W -> W + C that improve the conditioning of a projection.
+"""Corrections W -> W + C that improve the conditioning of a projection: the base class and the two simplest.
 
 A correction is a small `nn.Module` with one method, `correct(w)`, which returns W + C in float32 or better.
 C is a constant in the backward pass, as in the paper, so d/dW f(W + C) = f'(W + C): gradients pass straight
-through. `preserve` rescales the result to W's own norm; that factor too is a constant in the backward pass.
-Corrections hold no tensors: nothing is added to the `state_dict`, nothing is broadcast by DDP.
+through (`SpectrumTarget` can do otherwise). `preserve` rescales the result to W's own norm; that factor too is a
+constant in the backward pass. Nothing is added to the `state_dict`, but for a λ that is learned.
+
+A new correction is one class with one method. This one adds a share of their root mean square to all singular values:
 
 >>> import torch
->>> w = torch.diag(torch.tensor([4.0, 1.0]))
->>> PolarCorrection()(w)          # σ + σ_max: (4, 1) -> (8, 5), κ 4 -> 1.6
-tensor([[8., 0.],
-        [0., 5.]])
+>>> from spectral_core import polar_factor
+>>> class Lift(Correction):
+...     def __init__(self, share=1.0, *, preserve=None):
+...         super().__init__(preserve=preserve)
+...         self.share = share
+...     def correct(self, w):
+...         mean = w.detach().norm() / min(w.shape) ** 0.5
+...         return w + self.share * mean * polar_factor(w)
+>>> Lift()(torch.diag(torch.tensor([7.0, 1.0])))                   # κ 7 -> 2
+tensor([[12.,  0.],
+        [ 0.,  6.]])
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
 from spectral_core._checks import check_choice, check_number, check_tensor, to_float64
+from spectral_core.polar import largest_singular_value
 
-__all__ = ["Correction", "FixedCorrection", "IdentityCorrection", "PolarCorrection", "SpectrumTarget"]
+__all__ = ["Correction", "FixedCorrection", "IdentityCorrection"]
 
 PRESERVE = (None, "spectral", "frobenius")
+SMALL = 1 << 16  # entries of an identity matrix that is worth keeping
+WORKING = (torch.float32, torch.float64)
 
 
 class Correction(nn.Module):
@@ -46,22 +60,36 @@ class Correction(nn.Module):
         """(…, m, n) -> (…, m, n) in W's dtype; arithmetic in float32 or better, autocast off.
 
         Raises:
-            ValueError: w not a non-empty floating matrix; on the CPU also when it has inf or nan entries.
+            ValueError: w not a non-empty floating matrix; on the CPU also when it has inf or nan entries, but for
+                parameters: `condition` has looked at those, and once more at every step would double the cost of λI.
         """
-        # looking at the values would stall an accelerator's stream on every forward, and break torch.compile
-        look = not torch.compiler.is_compiling() and isinstance(w, Tensor) and w.device.type == "cpu"
-        check_tensor(w, "w", finite=look)
-        with torch.autocast(device_type=w.device.type, enabled=False):
-            work = w.to(torch.promote_types(w.dtype, torch.float32))
-            out = self.correct(work)
-            if self.preserve is not None:
-                out = out * _norm_ratio(work, out, self.preserve)
-            return out.to(w.dtype)
+        if not isinstance(w, nn.Parameter) or w.ndim < 2 or not w.is_floating_point():
+            # elsewhere it would stall an accelerator's stream, and break torch.compile
+            look = isinstance(w, Tensor) and w.device.type == "cpu" and not torch.compiler.is_compiling()
+            check_tensor(w, "w", finite=look)
+        if torch.is_autocast_enabled(w.device.type):
+            with torch.autocast(device_type=w.device.type, enabled=False):
+                return self._rescaled(w)
+        # the usual case by the shortest way: λI costs little more than the calls that lead to it
+        return self._corrected(w, w) if self.preserve is None and w.dtype in WORKING else self._rescaled(w)
+
+    def _rescaled(self, w: Tensor) -> Tensor:
+        work = w if w.dtype in WORKING else w.float()
+        out = self._corrected(work, w)
+        if self.preserve is not None:
+            out = out * _norm_ratio(work, out, self.preserve)
+        return out if work is w else out.to(w.dtype)
+
+    def _corrected(self, work: Tensor, source: Tensor) -> Tensor:
+        """`correct(work)`; `source` is the weight as stored, for corrections that remember something of it."""
+        return self.correct(work)
+
+    def advance(self, step: int | None = None) -> None:
+        """Go to training step `step`, or one step on: a schedule hears of it here. Nothing else depends on it."""
 
     def settings(self) -> dict:
         """The current settings, by the names of the constructor's arguments."""
-        names = list(inspect.signature(type(self).__init__).parameters)[1:]
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in _arguments(self)}
 
     def update(self, **changes) -> None:
         """Change settings while a model trains; all are checked first, so a refused change alters nothing.
@@ -78,35 +106,99 @@ class Correction(nn.Module):
             setattr(self, name, getattr(fresh, name))
 
     def extra_repr(self) -> str:
-        shown = {k: v for k, v in self.settings().items() if v is not None and not isinstance(v, Tensor)}
-        return ", ".join(f"{k}={v!r}" for k, v in shown.items())
+        shown = []
+        for name, value in self.settings().items():
+            argument = _arguments(self)[name]
+            named = argument.kind is inspect.Parameter.KEYWORD_ONLY  # options are shown where they were chosen
+            if not isinstance(value, Tensor) and value is not None and not (named and value == argument.default):
+                shown.append(f"{name}={getattr(value, '__name__', None) or repr(value)}")
+        return ", ".join(shown)
 
 
 class IdentityCorrection(Correction):
     """C = λ I_k, ones on the main diagonal of a rectangle: the paper's cheap correction (Theorem 3.8, λ = 10).
 
     It lowers κ for certain only when λ > σ_max(W)·(κ + 1)/(κ − 1); below that it can raise it. On W_Q and W_K
-    together a λ above about (log n / √d_k)^½ drives attention to the identity: look at `saturation`.
+    together a λ above about (log n / √d_k)^½ drives attention to the identity: look at `saturation`, and see
+    `suggest_lambda` and `calibrate`.
 
     Args:
         lam: λ, any finite number.
         relative: λ is in units of ‖W‖₂.
+        schedule: a callable, λ = schedule(step); the step is 0 until `advance` moves it (`lam` is then ignored, and
+            holds the current value).
+        learnable: λ is a parameter, one for all weights that share this correction. Make the optimizer afterwards.
         preserve: see `Correction`.
 
     Raises:
-        ValueError: λ not a finite number, or `preserve` unknown.
+        ValueError: λ not a finite number, `schedule` not a callable or returning no such number, both `schedule` and
+            `learnable`, or `preserve` unknown.
     """
 
-    def __init__(self, lam: float = 10.0, relative: bool = False, *, preserve: str | None = None) -> None:
+    lam: float | nn.Parameter
+
+    def __init__(
+        self,
+        lam: float = 10.0,
+        relative: bool = False,
+        *,
+        schedule: Callable[[int], float] | None = None,
+        learnable: bool = False,
+        preserve: str | None = None,
+    ) -> None:
         super().__init__(preserve=preserve)
-        self.lam = check_number(lam, "lam")
-        self.relative = bool(relative)
+        if schedule is not None and not callable(schedule):
+            raise ValueError(f"schedule: expected a callable of the step, got {schedule!r}")
+        if schedule is not None and learnable:
+            raise ValueError("expected a schedule or a learnable λ, got both")
+        value = check_number(lam, "lam")
+        self.lam = nn.Parameter(torch.tensor(value)) if learnable else value
+        self.relative, self.schedule, self.learnable = bool(relative), schedule, bool(learnable)
+        self.step = 0
+        self._follow_schedule()
 
     def correct(self, w: Tensor) -> Tensor:
-        eye = torch.eye(w.shape[-2], w.shape[-1], dtype=w.dtype, device=w.device)
-        if not self.relative:
-            return w + self.lam * eye
-        return w + self.lam * _top_singular_value(w) * eye
+        eye = _eye(w.shape[-2], w.shape[-1], w.dtype, w.device)
+        if self.relative:
+            eye = eye * largest_singular_value(w)[..., None, None]
+        return w + self.lam.to(w.dtype) * eye if isinstance(self.lam, Tensor) else torch.add(w, eye, alpha=self.lam)
+
+    def advance(self, step: int | None = None) -> None:
+        """Set λ = schedule(step), for the step after the current one when None.
+
+        Raises:
+            ValueError: `step` not an integer ≥ 0, or the schedule did not return a finite number.
+        """
+        if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 0):
+            raise ValueError(f"step: expected an integer >= 0 or None, got {step!r}")
+        self.step = self.step + 1 if step is None else step
+        self._follow_schedule()
+
+    def settings(self) -> dict:
+        lam = self.lam.detach() if isinstance(self.lam, Tensor) else self.lam
+        return {**super().settings(), "lam": float(lam)}
+
+    def update(self, **changes) -> None:
+        """As `Correction.update`; whether λ is learnable stays as it is, since optimizers hold the parameter.
+
+        Raises:
+            ValueError: as there, and for a change of `learnable`.
+        """
+        if changes.get("learnable", self.learnable) != self.learnable:
+            raise ValueError(f"learnable: expected {self.learnable} as at the start, make a new correction instead")
+        if callable(schedule := changes.get("schedule", self.schedule)):
+            check_number(schedule(self.step), f"schedule({self.step})")
+        parameter = self.lam
+        super().update(**changes)
+        if isinstance(parameter, nn.Parameter):
+            with torch.no_grad():
+                parameter.fill_(self.lam)
+            self.lam = parameter
+        self._follow_schedule()
+
+    def _follow_schedule(self) -> None:
+        if self.schedule is not None:
+            self.lam = check_number(self.schedule(self.step), f"schedule({self.step})")
 
 
 class FixedCorrection(Correction):
@@ -134,94 +226,31 @@ class FixedCorrection(Correction):
         return w + self.c.to(device=w.device, dtype=w.dtype)
 
 
-class PolarCorrection(Correction):
-    """C = strength · σ_max(W) · U Vᵀ, the paper's exact correction: κ(W + C) ≤ 2 at strength 1 (Theorem 3.5).
-
-    The singular values become σ_i + strength · σ_max; U Vᵀ is the polar factor of W. By SVD.
-
-    Args:
-        strength: ≥ 0; κ(W + C) ≤ (1 + strength) / strength.
-        preserve: see `Correction`; without it the spectral norm grows by 1 + strength.
-
-    Raises:
-        ValueError: strength negative or not a finite number, or `preserve` unknown.
-    """
-
-    def __init__(self, strength: float = 1.0, *, preserve: str | None = None) -> None:
-        super().__init__(preserve=preserve)
-        self.strength = check_number(strength, "strength", minimum=0.0)
-
-    def correct(self, w: Tensor) -> Tensor:
-        u, s, vh = _svd(w)
-        return w + (self.strength * s[..., :1, None] * (u @ vh)).to(device=w.device, dtype=w.dtype)
+def _arguments(correction: Correction) -> dict[str, inspect.Parameter]:
+    arguments = inspect.signature(type(correction).__init__).parameters
+    return {name: argument for name, argument in list(arguments.items())[1:]}
 
 
-class SpectrumTarget(Correction):
-    """Clamp the singular values to [σ_min, σ_max], or raise them until σ_max / σ_min ≤ κ. By SVD.
-
-    With a ceiling `sigma_max` first and then the floor max(`sigma_min`, ceiling value / `kappa`), the result has
-    condition number at most `kappa`. A zero singular value is raised along the SVD's choice of direction.
-
-    Args:
-        sigma_min: floor, ≥ 0, or None.
-        sigma_max: ceiling, > 0, or None.
-        kappa: largest allowed condition number, ≥ 1, or None.
-        preserve: see `Correction`; it changes the scale after clamping, so it keeps κ but not the two limits.
-
-    Raises:
-        ValueError: no target given, σ_min > σ_max, κ < 1, or a value that is not a finite number.
-    """
-
-    def __init__(
-        self,
-        sigma_min: float | None = None,
-        sigma_max: float | None = None,
-        kappa: float | None = None,
-        *,
-        preserve: str | None = None,
-    ) -> None:
-        super().__init__(preserve=preserve)
-        if sigma_min is None and sigma_max is None and kappa is None:
-            raise ValueError("SpectrumTarget: expected at least one of sigma_min, sigma_max and kappa, got none")
-        self.sigma_min = None if sigma_min is None else check_number(sigma_min, "sigma_min", minimum=0.0)
-        self.sigma_max = (
-            None if sigma_max is None else check_number(sigma_max, "sigma_max", minimum=0.0, exclusive=True)
-        )
-        self.kappa = None if kappa is None else check_number(kappa, "kappa", minimum=1.0)
-        if self.sigma_min is not None and self.sigma_max is not None and self.sigma_min > self.sigma_max:
-            raise ValueError(f"expected sigma_min <= sigma_max, got {self.sigma_min:g} > {self.sigma_max:g}")
-
-    def target(self, s: Tensor) -> Tensor:
-        """Singular values (…, k), descending -> their targets (…, k)."""
-        out = s if self.sigma_max is None else s.clamp(max=self.sigma_max)
-        if self.kappa is not None:
-            out = torch.maximum(out, out[..., :1] / self.kappa)
-        return out if self.sigma_min is None else out.clamp(min=self.sigma_min)
-
-    def correct(self, w: Tensor) -> Tensor:
-        u, s, vh = _svd(w)
-        c = (u * (self.target(s) - s).unsqueeze(-2)) @ vh
-        return w + c.to(device=w.device, dtype=w.dtype)
+def _eye(m: int, n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """I, m × n; a small one is kept, since making it would take as long as adding it. Not to be written to."""
+    if m * n > SMALL or torch.compiler.is_compiling():
+        return torch.eye(m, n, dtype=dtype, device=device)
+    return _kept_eye(m, n, dtype, device)
 
 
-def _svd(w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Thin SVD of the detached weight in float64 (a float32 factor of an ill-conditioned W is off by eps·κ)."""
-    return torch.linalg.svd(to_float64(w.detach()), full_matrices=False)
-
-
-def _top_singular_value(w: Tensor) -> Tensor:
-    """σ_max of the detached weight, (…, 1, 1)."""
-    top = torch.linalg.svdvals(to_float64(w.detach()))[..., :1, None]
-    return top.to(device=w.device, dtype=w.dtype)
+@lru_cache(maxsize=16)
+def _kept_eye(m: int, n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # or no later training could use it
+        return torch.eye(m, n, dtype=dtype, device=device)
 
 
 def _norm_ratio(w: Tensor, out: Tensor, kind: str) -> Tensor:
     """‖W‖ / ‖W + C‖, (…, 1, 1), detached; 1 where W + C is zero, so that zero stays zero."""
-    norm = _top_singular_value if kind == "spectral" else _frobenius
+    norm = largest_singular_value if kind == "spectral" else _frobenius
     before, after = norm(w), norm(out)
-    return torch.where(after > 0, before / after, torch.ones_like(after))
+    return torch.where(after > 0, before / after, torch.ones_like(after))[..., None, None]
 
 
 def _frobenius(w: Tensor) -> Tensor:
     # in float32 the squares overflow past 1e19 and vanish below 1e-19
-    return torch.linalg.matrix_norm(to_float64(w.detach()), keepdim=True).to(device=w.device, dtype=w.dtype)
+    return torch.linalg.matrix_norm(to_float64(w.detach())).to(device=w.device, dtype=w.dtype)

@@ -16,12 +16,14 @@ from torch import Tensor
 
 from spectral_core.bounds import saturation
 from spectral_core.conditioning import condition
-from spectral_core.corrections import Correction, IdentityCorrection, PolarCorrection, SpectrumTarget
+from spectral_core.corrections import Correction, IdentityCorrection
 from spectral_core.data import load_digits
 from spectral_core.jacobian import AttentionJacobian
 from spectral_core.models import INITS, VisionTransformer
+from spectral_core.polar_correction import PolarCorrection
 from spectral_core.projections import ROLES, find_projections
 from spectral_core.spectrum import spectrum
+from spectral_core.spectrum_target import SpectrumTarget
 from spectral_core.training import Record, fit
 
 __all__ = ["Frame", "HeadView", "Settings", "corrections", "head_view", "parse_settings", "race"]
@@ -139,8 +141,9 @@ def corrections(settings: Settings) -> dict[str, Correction | None]:
         if settings.kind == "polar":
             return PolarCorrection(preserve=preserve)
         if settings.kind == "kappa":
-            return SpectrumTarget(kappa=settings.kappa[role], preserve=preserve)
-        return SpectrumTarget(settings.min[role], settings.max[role], preserve=preserve)
+            return SpectrumTarget(kappa=settings.kappa[role], gradient="straight-through", preserve=preserve)
+        low, high = settings.min[role], settings.max[role]
+        return SpectrumTarget(low, high, gradient="straight-through", preserve=preserve)
 
     return {role: build(role) if role in settings.roles else None for role in ROLES}
 

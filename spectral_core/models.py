@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from spectral_core._checks import check_choice
 from spectral_core.attention import SpectralConditionedAttention
 
-__all__ = ["Block", "VisionTransformer"]
+__all__ = ["Block", "VisionTransformer", "course_vit"]
 
 INITS = ("trunc-normal", "xavier", "orthogonal")
 
@@ -30,13 +30,14 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """A ViT that trains on digits in seconds: patches, learned positions, blocks, mean over tokens, linear head.
+    """A ViT that trains on digits in seconds: patches, learned positions, blocks, pooling, linear head.
 
     Args:
         image_size: height and width in pixels, a multiple of `patch_size`.
         patch_size: side of a patch; the tokens are (image_size / patch_size)².
         dim, depth, num_heads, mlp_ratio: width, blocks, heads per block, hidden width / dim.
         channels, num_classes: of the images and labels.
+        class_token: one token more, which the head reads; without, it reads the mean over tokens.
         init: how W_Q, W_K and W_V start: "trunc-normal" (std 0.02, as in timm), "xavier" or "orthogonal". All
             other matrices are Xavier, so that arms differ in Q, K and V alone.
         seed: of the initialisation; the global generator is neither read nor moved.
@@ -56,6 +57,7 @@ class VisionTransformer(nn.Module):
         mlp_ratio: int = 2,
         channels: int = 1,
         num_classes: int = 10,
+        class_token: bool = False,
         init: str = "trunc-normal",
         seed: int = 0,
     ) -> None:
@@ -69,7 +71,8 @@ class VisionTransformer(nn.Module):
         tokens = (image_size // patch_size) ** 2
         with torch.random.fork_rng(devices=[]):  # the layers' own initialisation draws from the global generator
             self.embed = nn.Linear(channels * patch_size**2, dim)
-            self.position = nn.Parameter(torch.zeros(1, tokens, dim))
+            self.class_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
+            self.position = nn.Parameter(torch.zeros(1, tokens + class_token, dim))
             self.blocks = nn.ModuleList(Block(dim, num_heads, mlp_ratio) for _ in range(depth))
             self.norm = nn.LayerNorm(dim)
             self.head = nn.Linear(dim, num_classes)
@@ -80,7 +83,8 @@ class VisionTransformer(nn.Module):
         x = self.tokens(images)
         for block in self.blocks:
             x = block(x)
-        return self.head(self.norm(x).mean(1))
+        x = self.norm(x)
+        return self.head(x.mean(1) if self.class_token is None else x[:, 0])
 
     def tokens(self, images: Tensor) -> Tensor:
         """Embedded patches with positions: (batch, channels, H, W) -> (batch, n, D).
@@ -92,8 +96,10 @@ class VisionTransformer(nn.Module):
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
             shape = f"(batch, {', '.join(map(str, expected))})"
             raise ValueError(f"images: expected shape {shape}, got {tuple(images.shape)}")
-        patches = F.unfold(images, self.patch_size, stride=self.patch_size).mT
-        return self.embed(patches) + self.position
+        x = self.embed(F.unfold(images, self.patch_size, stride=self.patch_size).mT)
+        if self.class_token is not None:
+            x = torch.cat([self.class_token.expand(len(x), -1, -1), x], 1)
+        return x + self.position
 
     def block(self, layer: int) -> Block:
         """Block `layer`, counted from 0."""
@@ -123,3 +129,8 @@ class VisionTransformer(nn.Module):
                 nn.init.xavier_uniform_(parameter, generator=generator)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
+
+
+def course_vit(init: str = "xavier", seed: int = 0) -> VisionTransformer:
+    """The ViT of the course, for 28×28 digits: 4 blocks of width 64, 4 heads of 16, 49 patches and a class token."""
+    return VisionTransformer(28, 4, dim=64, depth=4, num_heads=4, class_token=True, init=init, seed=seed)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spectral_core._checks import check_number
+from spectral_core.conditioning import advance
 from spectral_core.data import ImageData
 from spectral_core.jacobian import AttentionJacobian
 from spectral_core.models import VisionTransformer
@@ -153,6 +154,7 @@ def _fit(
             return
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (step + 1) / max(1, warmup))
+        advance(model, step)  # scheduled corrections follow
         picked = next(batches)
         loss = F.cross_entropy(model(data.train_x[picked]), data.train_y[picked])
         optimizer.zero_grad(set_to_none=True)

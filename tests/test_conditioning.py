@@ -129,6 +129,25 @@ def test_the_report_says_scope_and_what_became_worse():
     assert [line.split()[0] for line in lines if line.endswith("worse")] == worse
 
 
+def test_a_kappa_that_became_worse_is_a_warning_with_both_numbers():
+    model = Toy()
+    with torch.no_grad():
+        model.q_proj.weight[:, :4] = 1e-3 * model.q_proj.weight[:, :4] - torch.eye(4)  # κ near 1; + I leaves little
+        model.q_proj.weight[:, 4:] *= 1e-3
+    with pytest.warns(UserWarning, match=r"the correction made κ worse for \d of 3 projections") as seen:
+        report = condition(model, IdentityCorrection(1.0))
+    (line,) = [line for line in report if line.name == "q_proj"]
+    assert line.kappa_after > 2 * line.kappa_before
+    shown = f"q_proj: κ {line.kappa_before:.3g} -> {line.kappa_after:.3g}, IdentityCorrection(lam=1.0, relative=False)"
+    assert shown in str(seen[0].message)
+    assert seen[0].filename == __file__  # it points at the caller
+
+
+def test_no_warning_where_nothing_became_worse(recwarn):
+    condition(Two(), PolarCorrection())
+    assert not recwarn.list
+
+
 def test_an_optimizer_made_before_still_trains_the_same_parameters():
     model = VisionTransformer()
     originals = dict(model.named_parameters())

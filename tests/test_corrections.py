@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from matrices import prescribed
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -14,10 +15,12 @@ from spectral_core import FixedCorrection, IdentityCorrection, PolarCorrection, 
 from spectral_core.corrections import Correction
 
 SHAPES = [(5, 5), (7, 3), (3, 7), (1, 4), (4, 1)]
+STRAIGHT = "straight-through"
 ALL = [
     IdentityCorrection(0.7), IdentityCorrection(0.7, relative=True), PolarCorrection(), PolarCorrection(0.25),
-    SpectrumTarget(sigma_min=0.5), SpectrumTarget(sigma_max=0.8), SpectrumTarget(kappa=3),
-    SpectrumTarget(sigma_min=0.1, sigma_max=0.8, kappa=3), FixedCorrection(torch.ones(6, 4)),
+    SpectrumTarget(sigma_min=0.5, gradient=STRAIGHT), SpectrumTarget(sigma_max=0.8, gradient=STRAIGHT),
+    SpectrumTarget(kappa=3, gradient=STRAIGHT), SpectrumTarget(0.1, 0.8, 3, gradient=STRAIGHT),
+    FixedCorrection(torch.ones(6, 4)),
 ]
 
 
@@ -27,13 +30,6 @@ def random(*shape, seed=0):
 
 def sigma(w):
     return np.linalg.svd(w.double().numpy(), compute_uv=False)
-
-
-def prescribed(values, m, n, seed=0):
-    """U diag(values) Vᵀ with its factors, float64."""
-    rng = np.random.default_rng(seed)
-    u, v = (np.linalg.qr(rng.standard_normal((k, len(values))))[0] for k in (m, n))
-    return torch.from_numpy(u * values @ v.T), u, v
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -51,14 +47,13 @@ def test_identity_adds_lambda_on_the_main_diagonal(shape, lam):
 
 
 @pytest.mark.parametrize(("m", "n"), SHAPES)
-@pytest.mark.parametrize("strength", [1.0, 0.25, 3.0, 0.0])
+@pytest.mark.parametrize("strength", [1.0, 0.25, 3.0])
 def test_polar_adds_strength_times_sigma_max_to_every_singular_value(m, n, strength):
     values = np.geomspace(4, 4e-5, min(m, n))
     w, u, v = prescribed(values, m, n)
     out = PolarCorrection(strength)(w)
     np.testing.assert_allclose(out.numpy(), u * (values + strength * 4) @ v.T, atol=1e-9)
-    if strength:
-        assert sigma(out)[0] / sigma(out)[-1] <= (1 + strength) / strength + 1e-12  # 2 at strength 1
+    assert sigma(out)[0] / sigma(out)[-1] <= (1 + strength) / strength + 1e-12  # 2 at strength 1
 
 
 @pytest.mark.parametrize(("settings", "expected"), [
@@ -79,7 +74,8 @@ def test_spectrum_target_moves_the_singular_values_and_keeps_the_vectors(setting
 
 @pytest.mark.parametrize(("m", "n"), [(5, 5), (8, 4), (4, 8)])
 @pytest.mark.parametrize(("correction", "zero_to"), [
-    (SpectrumTarget(sigma_min=0.5), 0.5), (SpectrumTarget(kappa=6), 0.5), (PolarCorrection(), 3.0),
+    (SpectrumTarget(sigma_min=0.5, gradient=STRAIGHT), 0.5), (SpectrumTarget(kappa=6, gradient=STRAIGHT), 0.5),
+    (PolarCorrection(), 3.0),
 ])
 def test_rank_deficient_weights_become_full_rank(m, n, correction, zero_to):
     w, _, _ = prescribed(np.array([3.0, 1.5]), m, n)
@@ -196,7 +192,10 @@ def test_a_parametrized_layer_stores_the_plain_weight_only():
 
 def test_settings_update_and_repr():
     correction = IdentityCorrection(1.0, preserve="spectral")
-    assert correction.settings() == {"lam": 1.0, "relative": False, "preserve": "spectral"}
+    assert correction.settings() == {
+        "lam": 1.0, "relative": False, "schedule": None, "learnable": False, "preserve": "spectral",
+    }
+    assert repr(correction) == "IdentityCorrection(lam=1.0, relative=False, preserve='spectral')"
     correction.update(lam=2, preserve=None)
     assert torch.equal(correction(torch.zeros(2, 3)), 2 * torch.eye(2, 3))
     assert repr(correction) == "IdentityCorrection(lam=2.0, relative=False)"
@@ -207,10 +206,10 @@ def test_settings_update_and_repr():
 
 @pytest.mark.parametrize(("correction", "changes", "message"), [
     (IdentityCorrection(1.0), {"lam": 3.0, "strength": 1.0, "beta": 0},
-     r"IdentityCorrection.update: expected settings among \['lam', 'preserve', 'relative'\], "
+     r"IdentityCorrection.update: expected settings among \['lam', 'learnable', 'preserve', 'relative', 'schedule'\], "
      r"got \['beta', 'strength'\]"),
     (IdentityCorrection(1.0), {"relative": True, "lam": math.nan}, r"lam: expected a finite number, got nan"),
-    (PolarCorrection(), {"preserve": "frobenius", "strength": -1}, r"strength: .* number >= 0, got -1"),
+    (PolarCorrection(), {"preserve": "frobenius", "strength": -1}, r"strength: .* number > 0, got -1"),
     (SpectrumTarget(sigma_max=2.0), {"kappa": 5, "sigma_min": 3.0}, r"sigma_min <= sigma_max, got 3 > 2"),
     (SpectrumTarget(kappa=2.0), {"kappa": None}, r"SpectrumTarget: expected at least one of .* got none"),
 ])
@@ -239,7 +238,19 @@ def test_settings_must_be_finite_numbers(kind, name, value, message):
 
 
 @pytest.mark.parametrize(("make", "message"), [
-    (lambda: PolarCorrection(-0.5), r"strength: expected a number >= 0, got -0.5"),
+    (lambda: PolarCorrection(-0.5), r"strength: expected a number > 0, got -0.5"),
+    (lambda: PolarCorrection(0.0), r"strength: expected a number > 0, got 0"),
+    (lambda: PolarCorrection(max_kappa=1.9), r"max_kappa: expected a number >= 2, got 1.9"),
+    (lambda: PolarCorrection(every=0), r"every: expected an integer >= 1 or None, got 0"),
+    (lambda: PolarCorrection(every=2.0), r"every: expected an integer >= 1 or None, got 2.0"),
+    (lambda: PolarCorrection(every=True), r"every: expected an integer >= 1 or None, got True"),
+    (lambda: SpectrumTarget(kappa=2, gradient="none"),
+     r"gradient: expected one of \('exact', 'straight-through'\), got 'none'"),
+    (lambda: IdentityCorrection(schedule=3.0), r"schedule: expected a callable of the step, got 3.0"),
+    (lambda: IdentityCorrection(schedule=lambda step: math.nan), r"schedule\(0\): expected a finite number, got nan"),
+    (lambda: IdentityCorrection(schedule=float, learnable=True), r"expected a schedule or a learnable λ, got both"),
+    (lambda: IdentityCorrection().advance(-1), r"step: expected an integer >= 0 or None, got -1"),
+    (lambda: IdentityCorrection().advance(1.5), r"step: expected an integer >= 0 or None, got 1.5"),
     (lambda: SpectrumTarget(), r"expected at least one of sigma_min, sigma_max and kappa, got none"),
     (lambda: SpectrumTarget(sigma_min=-1.0), r"sigma_min: expected a number >= 0, got -1"),
     (lambda: SpectrumTarget(sigma_max=0.0), r"sigma_max: expected a number > 0, got 0"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from spectral_core import SpectralConditionedAttention
-from spectral_core.models import INITS, VisionTransformer
+from spectral_core.models import INITS, VisionTransformer, course_vit
 
 QKV = ("query.weight", "key.weight", "value.weight")
 
@@ -41,6 +41,27 @@ def test_forward_is_pre_norm_blocks_then_the_mean_over_tokens():
     expected = model.head(model.norm(tokens).mean(dim=1))
     assert expected.shape == (4, 5)
     torch.testing.assert_close(model(x), expected)
+
+
+def test_a_class_token_stands_first_and_is_what_the_head_reads():
+    model, plain = (VisionTransformer(dim=8, depth=1, class_token=c) for c in (True, False))
+    x = images(3, 1, 8, 8)
+    torch.nn.init.normal_(model.class_token)
+    tokens = model.tokens(x)
+    assert tokens.shape == (3, 17, 8)
+    torch.testing.assert_close(tokens[:, 0], (model.class_token + model.position)[:, 0].expand(3, -1))
+    plain.embed.load_state_dict(model.embed.state_dict())
+    torch.testing.assert_close(tokens[:, 1:] - model.position[:, 1:], plain.tokens(x) - plain.position)
+    block = model.block(0)
+    after = tokens + block.attention(block.norm1(tokens))
+    after = after + block.mlp(block.norm2(after))
+    torch.testing.assert_close(model(x), model.head(model.norm(after)[:, 0]))
+
+
+def test_the_course_vit():
+    model = course_vit()
+    assert model.attention_input(images(2, 1, 28, 28), 3).shape == (2, 50, 64)
+    assert len(model.blocks) == model.block(0).attention.num_heads == 4
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])

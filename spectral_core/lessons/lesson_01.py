@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from spectral_core import plots
-from spectral_core.corrections import PolarCorrection
 from spectral_core.lessons.registry import Option, Question, Slider, View
+from spectral_core.polar_correction import PolarCorrection
 from spectral_core.spectrum import condition_number, singular_values
 
 if TYPE_CHECKING:

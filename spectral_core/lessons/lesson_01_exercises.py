@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from spectral_core.corrections import PolarCorrection
 from spectral_core.lessons.lesson_01 import gradient_descent, random_matrix, with_spectrum
 from spectral_core.lessons.registry import Case, Exercise
+from spectral_core.polar_correction import PolarCorrection
 from spectral_core.spectrum import condition_number, spectrum
 
 __all__ = ["ENTRIES"]
