@@ -1,11 +1,13 @@
 """Conditioned attention and exact attention Jacobians, after arXiv 2603.07162."""
 
 from spectral_core.attention import SpectralConditionedAttention
-from spectral_core.bounds import JacobianBound, jacobian_bound, saturation
+from spectral_core.bounds import JacobianBound, jacobian_bound, saturation, suggest_lambda
 from spectral_core.conditioning import ConditioningReport, advance, condition, fold
 from spectral_core.corrections import Correction, FixedCorrection, IdentityCorrection
 from spectral_core.head_jacobians import HeadJacobian, attention_jacobians
+from spectral_core.initialization import initialize
 from spectral_core.jacobian import AttentionJacobian, JacobianCondition, JacobianExtremes
+from spectral_core.penalty import spectral_penalty
 from spectral_core.polar import polar_factor, spectral_clip
 from spectral_core.polar_correction import PolarCorrection
 from spectral_core.projections import Projection, find_projections
@@ -35,10 +37,13 @@ __all__ = [
     "condition_number",
     "find_projections",
     "fold",
+    "initialize",
     "jacobian_bound",
     "polar_factor",
     "saturation",
     "singular_values",
     "spectral_clip",
+    "spectral_penalty",
     "spectrum",
+    "suggest_lambda",
 ]

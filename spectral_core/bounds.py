@@ -12,18 +12,19 @@ Two readings of κ, and the theorem needs to be told which:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from spectral_core._checks import check_choice
+from spectral_core._checks import check_choice, check_number
 from spectral_core._head import attention_weights, check_head, resolve_scale
 from spectral_core.jacobian import AttentionJacobian
 from spectral_core.lanczos import EPS
 from spectral_core.spectrum import Spectrum, spectrum, summarize
 
-__all__ = ["JacobianBound", "jacobian_bound", "saturation"]
+__all__ = ["JacobianBound", "jacobian_bound", "saturation", "suggest_lambda"]
 
 
 CONVENTIONS = {
@@ -130,3 +131,27 @@ def saturation(x: Tensor, w_q: Tensor, w_k: Tensor, *, scale: float | None = Non
     x, w_q, w_k = check_head(x, w_q, w_k)
     return attention_weights(x @ w_q, x @ w_k, resolve_scale(scale, w_k.shape[-1])).amax(-1).mean(-1)
 
+
+
+def suggest_lambda(n: int, d_k: int) -> float:
+    """The λ on W_Q and W_K above which λ I drives attention to the identity: λ_sat = (log n / √d_k)^½.
+
+    With LayerNormed tokens, ‖x_i‖² ≈ D, and the usual scale 1/√d_k, λ I on both adds about λ² √d_k to a token's
+    logit with itself. Against n − 1 other tokens that takes over when it passes log n. A limit, not an optimum: W_V
+    has no such limit, W_Q and W_K that are large already leave less room, and correlated tokens leave more.
+    `calibrate` measures what this estimates.
+
+    Args:
+        n: tokens, ≥ 2.
+        d_k: width of a head, ≥ 1.
+
+    Raises:
+        ValueError: n < 2 or d_k < 1, or not whole numbers.
+
+    >>> round(suggest_lambda(197, 64), 2)   # ViT-B/16; the paper's default is 10
+    0.81
+    """
+    for name, value, minimum in (("n", n, 2), ("d_k", d_k, 1)):
+        if check_number(value, name, minimum=minimum) != int(value):
+            raise ValueError(f"{name}: expected a whole number, got {value!r}")
+    return math.sqrt(math.log(n) / math.sqrt(d_k))

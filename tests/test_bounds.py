@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from spectral_core import AttentionJacobian, jacobian_bound, saturation
+from spectral_core import AttentionJacobian, jacobian_bound, saturation, suggest_lambda
 
 FACTORS = ("kappa_x", "kappa_lambda", "kappa_wq", "kappa_wk", "kappa_wv", "kappa_softmax")
 
@@ -181,3 +181,36 @@ def test_by_the_full_convention_the_bound_is_always_infinite():
 def test_an_unknown_convention_is_refused():
     with pytest.raises(ValueError, match=r"convention: expected one of \('effective', 'full'\), got 'both'"):
         jacobian_bound(*problem(4, 6, 2, 3), convention="both")
+
+
+@pytest.mark.parametrize(("n", "d_k", "expected"), [(197, 64, 0.8127), (50, 16, 0.9889), (2, 1, 0.8326)])
+def test_the_closed_form_limit_of_lambda(n, d_k, expected):
+    assert suggest_lambda(n, d_k) == pytest.approx(expected, abs=1e-4)
+    assert suggest_lambda(n, d_k) ** 2 * d_k**0.5 == pytest.approx(math.log(n), rel=1e-12)
+
+
+@pytest.mark.parametrize(("n", "dim", "d"), [(50, 64, 16), (197, 384, 64), (32, 256, 32)])
+def test_the_limit_is_where_saturation_sets_in(n, dim, d):
+    g = torch.Generator().manual_seed(0)
+    x = torch.nn.functional.layer_norm(torch.randn(n, dim, generator=g, dtype=torch.float64), (dim,))
+    w_q, w_k = (0.02 * torch.randn(dim, d, generator=g, dtype=torch.float64) for _ in range(2))
+    eye = torch.eye(dim, d, dtype=torch.float64)
+
+
+    def at(share):
+        shift = share * suggest_lambda(n, d) * eye
+        return float(saturation(x, w_q + shift, w_k + shift))
+
+    assert at(0.4) < 0.15
+    assert 0.1 < at(1.0) < 0.8
+    assert at(1.6) > 0.85
+
+
+@pytest.mark.parametrize(("n", "d_k", "message"), [
+    (1, 16, r"n: expected a number >= 2, got 1"), (50, 0, r"d_k: expected a number >= 1, got 0"),
+    (50.5, 16, r"n: expected a whole number, got 50.5"), ("50", 16, r"n: expected a real number, got '50'"),
+    (50, math.inf, r"d_k: expected a finite number, got inf"),
+])
+def test_sizes_that_are_none_are_refused(n, d_k, message):
+    with pytest.raises(ValueError, match=message):
+        suggest_lambda(n, d_k)
