@@ -2,6 +2,8 @@
 
 from spectral_core.attention import SpectralConditionedAttention
 from spectral_core.bounds import JacobianBound, jacobian_bound, saturation, suggest_lambda
+from spectral_core.calibration import Calibration, calibrate
+from spectral_core.candidate_scores import Candidate
 from spectral_core.conditioning import ConditioningReport, advance, condition, fold
 from spectral_core.corrections import Correction, FixedCorrection, IdentityCorrection
 from spectral_core.head_jacobians import HeadJacobian, attention_jacobians
@@ -18,6 +20,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AttentionJacobian",
+    "Calibration",
+    "Candidate",
     "ConditioningReport",
     "Correction",
     "FixedCorrection",
@@ -33,6 +37,7 @@ __all__ = [
     "SpectrumTarget",
     "advance",
     "attention_jacobians",
+    "calibrate",
     "condition",
     "condition_number",
     "find_projections",

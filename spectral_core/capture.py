@@ -8,7 +8,8 @@ way (rotary positions, norms), position biases and the like are refused: their J
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -93,7 +94,6 @@ def capture_calls(
 
         return hook
 
-    training = {module: module.training for module in model.modules()}
     try:
         for name, layers in chosen.items():
             module = model.get_submodule(name)
@@ -102,25 +102,37 @@ def capture_calls(
             handles += [layer.register_forward_pre_hook(store(role)) for role, layer in layers.items()]
             others = [m for m in module.modules() if isinstance(m, nn.Linear) and m not in layers.values()]
             handles += [m.register_forward_pre_hook(lambda _, arguments: note(arguments[0])) for m in others]
-        model.eval()
-        with torch.no_grad(), _Attention(current):
-            if isinstance(batch, Mapping):
-                model(**batch)
-            elif isinstance(batch, Tensor):
-                model(batch)
-            else:
-                model(*batch)
+        with evaluation(model), _Attention(current):
+            call_model(model, batch)
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in training.items():
-            module.training = mode
     missing = [name for name, count in seen.items() if count == 0]
     if missing:
         raise ValueError(
             f"expected every chosen attention layer to run on this batch, got no call of {missing}; choose with layers="
         )
     return calls
+
+
+@contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every module is in its own mode again."""
+    training = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+def call_model(model: nn.Module, batch: Tensor | Sequence[Any] | Mapping[str, Any]) -> Any:
+    """The model's output for a tensor, a tuple of arguments, or a mapping of keyword arguments."""
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    return model(batch) if isinstance(batch, Tensor) else model(*batch)
 
 
 class _Attention(TorchFunctionMode):

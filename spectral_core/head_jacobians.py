@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor, nn
 
+from spectral_core._progress import progress_bar
 from spectral_core.capture import Plan, capture_calls, choose_layers, lay_out
 from spectral_core.projections import ROLES
 from spectral_core.spectrum import condition_number
@@ -85,7 +82,7 @@ def attention_jacobians(
         module = name.partition("#")[0]
         plans.append(lay_out(name, model.get_submodule(module), chosen[module], call, wanted))
     records: list[HeadJacobian] = []
-    with _bar(sum(plan.pairs for plan in plans), progress) as advance:
+    with progress_bar("κ(J) of attention heads", sum(plan.pairs for plan in plans), shown=progress) as advance:
         for plan in plans:
             records += _measure(plan, wrt, method, max_bytes, advance)
     return records
@@ -130,25 +127,3 @@ def _measure(plan: Plan, wrt: str, method: str, max_bytes: int, advance) -> list
             saturation=gather(lambda row: row[2]), kappa_w={role: kappa_w[role][i] for role in ROLES},
         ))
     return records
-
-
-@contextmanager
-def _bar(total: int, shown: bool) -> Iterator[Any]:
-    """A function that counts finished heads; the bar appears after a second."""
-    started, bar, done = time.monotonic(), Progress(console=Console(stderr=True), transient=True), 0
-    task = bar.add_task("κ(J) of attention heads", total=total)
-    running = False
-
-    def advance(count: int) -> None:
-        nonlocal running, done
-        done += count
-        if shown and not running and time.monotonic() - started > 1 and done < total:
-            bar.start()
-            running = True
-        bar.update(task, completed=done)
-
-    try:
-        yield advance
-    finally:
-        if running:
-            bar.stop()

@@ -6,12 +6,14 @@ each of them.
 """
 
 from spectral_core.plots.attention import attention_head, jacobian_blocks, jacobian_spectrum
+from spectral_core.plots.calibration import calibration_sweep
 from spectral_core.plots.compare import curves, seed_dots, sweep
 from spectral_core.plots.descent import descent, shifted_kappa, steps_against_kappa
 from spectral_core.plots.style import png
 
 __all__ = [
     "attention_head",
+    "calibration_sweep",
     "curves",
     "descent",
     "jacobian_blocks",
