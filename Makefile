@@ -29,6 +29,9 @@ course: $(VENV)/.course ## open the lessons in JupyterLab
 bench: $(VENV)/.dev $(VENV)/.bench ## print the timing tables and write them to results/
 	$(BIN)/python tests/find_browser.py --install
 	$(BIN)/python benchmarks/jacobian.py
+	$(BIN)/python benchmarks/polar.py
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/calibration.py
 	$(BIN)/python benchmarks/slider_latency.py
 
 lint: $(VENV)/.dev ## check style and types

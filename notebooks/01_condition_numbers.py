@@ -228,7 +228,7 @@ reveal(guess_scale)
 #
 # * **Polar** (Theorem 3.5): with the SVD $W = U S V^\top$, take $C = \sigma_{\max}\, U V^\top$. Every singular value
 #   becomes $\sigma_i + \sigma_{\max}$, so they all lie between $\sigma_{\max}$ and $2\sigma_{\max}$, and κ ≤ 2. The
-#   price is an SVD, and a norm that doubles.
+#   price in the paper is an SVD (this package needs some twenty matrix products instead), and a norm that doubles.
 # * **Identity** (Theorem 3.8): $C = \lambda I_k$, ones on the main diagonal of a rectangle. No SVD. It is stated for
 #   λ ≥ 2 under conditions on the singular values which the public sources we use do not spell out, and the default is
 #   λ = 10.

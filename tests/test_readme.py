@@ -12,11 +12,20 @@ ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_example_runs_and_has_ten_lines(capsys) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+PRINTED = ("κ before", "refused: attention saturates", "tensor([[17., ")
+
+
+def test_every_example_is_tested() -> None:
+    assert len(EXAMPLES) == len(PRINTED)
+
+
+@pytest.mark.filterwarnings("ignore:the correction made")
+@pytest.mark.parametrize(("code", "printed"), zip(EXAMPLES, PRINTED, strict=False))
+def test_an_example_runs_and_has_ten_lines(code: str, printed: str, capsys) -> None:
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
     exec(compile(code, "README.md", "exec"), {})
-    assert "κ before" in capsys.readouterr().out
+    assert printed in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\((?!http)([^)#]+)\)", TEXT))
