@@ -139,7 +139,7 @@ def corrections(settings: Settings) -> dict[str, Correction | None]:
         if settings.kind == "identity":
             return IdentityCorrection(settings.lam[role], preserve=preserve)
         if settings.kind == "polar":
-            return PolarCorrection(preserve=preserve)
+            return PolarCorrection(every=1, preserve=preserve)  # what is drawn is of this very step
         if settings.kind == "kappa":
             return SpectrumTarget(kappa=settings.kappa[role], gradient="straight-through", preserve=preserve)
         low, high = settings.min[role], settings.max[role]

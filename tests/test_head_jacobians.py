@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import nn
 
-from spectral_core import AttentionJacobian, IdentityCorrection, attention_jacobians, condition
+from spectral_core import AttentionJacobian, IdentityCorrection, _progress, attention_jacobians, condition
 from spectral_core import condition_number as kappa
-from spectral_core import head_jacobians as module
 from spectral_core.models import VisionTransformer
 
 
@@ -237,16 +236,16 @@ def test_a_layer_that_runs_twice_has_two_records():
 
 def test_a_bar_appears_after_a_second_and_only_then(monkeypatch):
     text = io.StringIO()
-    monkeypatch.setattr(module, "Console", lambda **_: Console(file=text, force_terminal=True, width=80))
+    monkeypatch.setattr(_progress, "Console", lambda **_: Console(file=text, force_terminal=True, width=80))
     clock = iter(range(1000))
     model, x = Model(), tokens(3, 4, 12)
     one = expected(model.attn, model.norm(x)[0], 0).bytes_needed()
     attention_jacobians(model, x, max_bytes=one, progress=False)
     assert text.getvalue() == ""
-    monkeypatch.setattr(module.time, "monotonic", lambda: 0.0)
+    monkeypatch.setattr(_progress.time, "monotonic", lambda: 0.0)
     attention_jacobians(model, x, max_bytes=one)
     assert text.getvalue() == ""
-    monkeypatch.setattr(module.time, "monotonic", lambda: 2.0 * next(clock))
+    monkeypatch.setattr(_progress.time, "monotonic", lambda: 2.0 * next(clock))
     attention_jacobians(model, x, max_bytes=one)
     assert "κ(J) of attention heads" in text.getvalue()
 
