@@ -32,6 +32,7 @@ bench: $(VENV)/.dev $(VENV)/.bench ## print the timing tables and write them to 
 	$(BIN)/python benchmarks/polar.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/calibration.py
+	$(BIN)/python benchmarks/drop_in.py
 	$(BIN)/python benchmarks/slider_latency.py
 
 lint: $(VENV)/.dev ## check style and types
@@ -59,5 +60,5 @@ $(VENV)/.app $(VENV)/.course $(VENV)/.bench: $(VENV)/.%: pyproject.toml constrai
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing the packages for development (a few minutes, once) ..."
-	$(PIP) -e '.[app,course,dev]'
+	$(PIP) -e '.[app,course,models,train,dev]'
 	@touch $@ $(VENV)/.app $(VENV)/.course
