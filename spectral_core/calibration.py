@@ -20,10 +20,11 @@ from spectral_core._progress import progress_bar
 from spectral_core.bounds import suggest_lambda
 from spectral_core.candidate_scores import Candidate, check_limits, score
 from spectral_core.capture import Plan, call_model, capture_calls, choose_layers, evaluation, lay_out
-from spectral_core.conditioning import check_free, corrected
+from spectral_core.conditioning import corrected
 from spectral_core.corrections import Correction, IdentityCorrection
 from spectral_core.polar_correction import PolarCorrection
 from spectral_core.projections import ROLES, find_projections
+from spectral_core.readiness import check_ready
 from spectral_core.spectrum_target import SpectrumTarget
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def calibrate(
     roles = "".join(r for r in ROLES if r in roles)
     given = None if candidates is None else _named(candidates, roles)
     projections = find_projections(model)
-    check_free(model, projections)
+    check_ready(model, projections, projections)
     _check_batch(model, batch)
     chosen, wanted = choose_layers(model, layers), None if heads is None else list(heads)
 

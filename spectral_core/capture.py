@@ -21,9 +21,8 @@ from torch.overrides import TorchFunctionMode
 
 from spectral_core._checks import check_tensor
 from spectral_core.jacobian import AttentionJacobian
-from spectral_core.projections import ROLES, find_projections
+from spectral_core.projections import HEAD_COUNTS, ROLES, find_projections
 
-HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "heads")
 SCALES = ("scale", "scaling")
 MASKED = -1e4  # additive masks: at or below this, attention is off
 LEAVE_OUT = "leave it out with layers="
@@ -46,8 +45,12 @@ def choose_layers(model: nn.Module, layers: Iterable[int | str] | None) -> dict[
     """{name of the attention module: {role: its linear layer}}."""
     found: dict[str, dict[str, nn.Linear]] = {}
     for projection in find_projections(model):
-        assert isinstance(projection.module, nn.Linear)
-        found.setdefault(projection.name.rpartition(".")[0], {})[projection.role] = projection.module
+        if not isinstance(projection.module, nn.Linear) or not projection.layout.is_whole(projection.stored):
+            raise ValueError(
+                f"{projection.label}: expected separate nn.Linear layers for query, key and value, got the layout "
+                f"{projection.layout.kind!r}: Jacobians of fused layers are not built yet"
+            )
+        found.setdefault(projection.attention, {})[projection.role] = projection.module
     if layers is None:
         return found
     names = list(found)

@@ -1,60 +1,31 @@
-"""Put corrections on a model's query, key and value weights, and fold them away again."""
+"""Put corrections on a model's query, key and value weights, and fold them away or take them off again."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from spectral_core._checks import check_choice, check_tensor
+from spectral_core._checks import check_choice
+from spectral_core.conditioned_weight import (
+    SCOPES,
+    ConditionedWeight,
+    conditioned_weights,
+    parameter_order,
+    put_on,
+    take_off,
+)
 from spectral_core.corrections import Correction
-from spectral_core.projections import ROLES, Projection, find_projections
-from spectral_core.spectrum import condition_number
+from spectral_core.layouts import ROLES, Layout
+from spectral_core.matching import Patterns, matches, near_names
+from spectral_core.projections import Projection, Unmatched, find_projections, stored_parameter, survey
+from spectral_core.readiness import check_ready
+from spectral_core.report import ConditionedProjection, ConditioningReport, warn_of_worse
 
-__all__ = ["ConditionedProjection", "ConditioningReport", "advance", "condition", "fold"]
-
-
-@dataclass(frozen=True)
-class ConditionedProjection:
-    """One line of the report: κ of the whole stored matrix before and after the correction."""
-
-    name: str
-    role: str
-    shape: tuple[int, ...]
-    correction: str
-    kappa_before: float
-    kappa_after: float
-
-
-@dataclass(frozen=True)
-class ConditioningReport:
-    """What `condition` did; iterates over its `ConditionedProjection`s and prints as a table."""
-
-    projections: tuple[ConditionedProjection, ...]
-    scope: str
-
-    def __iter__(self) -> Iterator[ConditionedProjection]:
-        return iter(self.projections)
-
-    def __len__(self) -> int:
-        return len(self.projections)
-
-    def __str__(self) -> str:
-        width = max(len(p.name) for p in self.projections)
-        head = f"{'projection':<{width}}  role  {'shape':>11}  {'κ before':>9}  {'κ after':>9}"
-        lines = [f"{head}  (scope: {self.scope})"]
-        for p in self.projections:
-            shape = "×".join(map(str, p.shape))
-            worse = "  worse" if p.kappa_after > p.kappa_before else ""
-            kappas = f"{p.kappa_before:9.3g}  {p.kappa_after:9.3g}{worse}"
-            lines.append(f"{p.name:<{width}}  {p.role:<4}  {shape:>11}  {kappas}")
-        return "\n".join(lines)
+__all__ = ["advance", "condition", "fold", "unfold"]
 
 
 def condition(
@@ -62,50 +33,58 @@ def condition(
     correction: Correction | dict[str, Correction],
     *,
     projections: str = "qkv",
-    include: str | list[str] | None = None,
-    exclude: str | list[str] | None = None,
+    include: Patterns | None = None,
+    exclude: Patterns | None = None,
     scope: str = "matrix",
+    layouts: Mapping[str, Layout] | None = None,
 ) -> ConditioningReport:
-    """Replace each W by W + C, in place, through `torch.nn.utils.parametrize`.
+    r"""Replace each W by W + C, in place, through `torch.nn.utils.parametrize`.
 
-    Parameters stay the same objects, so an optimizer made before still works. The correction itself is shared,
-    not copied: `correction.update(...)` changes it everywhere, from the next forward pass on. Nothing is changed
-    when an error is raised.
+    Parameters stay the same objects, so an optimizer made before still works, with its state. The correction itself is
+    shared, not copied: `correction.update(...)` changes it everywhere, from the next forward pass on. A weight that is
+    tied, used in several places, is corrected once, in all of them. Nothing is changed when an error is raised.
+
+    Condition before `torch.compile`, DistributedDataParallel or `fully_shard`. Checkpoints with plain keys load before
+    and after; `plain_state_dict` writes them. `model.parameters()` gives the same parameters in another order, so
+    load an optimizer's saved state into an optimizer made before conditioning.
 
     Args:
-        model: a model with separate `nn.Linear` query, key and value layers.
-        correction: one for all roles, or a dict by role, e.g. {"q": IdentityCorrection(1.0)}.
+        model: any model of `find_projections`.
+        correction: one for all roles, or a dict by role, e.g. {"q": IdentityCorrection(1.0)}. It sees (out, in)
+            matrices, whatever the storage.
         projections: the roles to correct, any subset of "qkv" (with a dict, its keys decide).
-        include, exclude: glob or list of globs on the dotted module name, e.g. "blocks.0.*".
-        scope: "matrix", each stored matrix as a whole.
+        include, exclude: which modules, by their dotted names: a glob "blocks.0.*", a regular expression
+            r".*\.(q_proj|v_proj)", or a list of those in which plain names match the end of a name, ["q_proj"].
+        scope: "matrix", each of Q, K and V as one matrix; "head", each head by itself; "packed", a fused weight as
+            one matrix, whatever roles it holds.
+        layouts: where the weights are in modules that are not known; see `find_projections`.
 
     Returns:
-        A report with κ before and after for every projection. A κ that became worse is also a warning.
+        A report of every projection with κ before and after, computed when it is looked at, and of every
+        attention-like module that was left alone. Where κ takes no noticeable time it is looked at here, and one that
+        became worse is a warning.
 
     Raises:
-        ValueError: no projection found or left after the filters, a weight that is already conditioned, shared
-            by two modules or not finite, or bad arguments.
+        ValueError: no projection found or left after the filters; a weight that is already conditioned, quantised,
+            sharded, on the meta device, not finite, or tied to something that would not be conditioned in the same
+            way; a number of heads that is not known; or bad arguments.
     """
-    check_choice(scope, "scope", ("matrix",))
+    check_choice(scope, "scope", SCOPES)
     by_role = _corrections_by_role(correction, projections)
-    chosen = [p for p in find_projections(model) if p.role in by_role and _selected(p.name, include, exclude)]
-    if not chosen:
-        names = [p.name for p in find_projections(model)]
-        raise ValueError(
-            f"expected at least one projection, got none with roles {''.join(by_role)!r}, include={include!r}, "
-            f"exclude={exclude!r}; the model has {names}"
-        )
-    check_free(model, chosen)
-    lines = []
-    for p in chosen:
-        before = float(condition_number(p.weight.detach()))
-        with torch.no_grad():  # a learnable λ would carry a gradient
-            after = float(condition_number(by_role[p.role](p.weight.detach())))
-        lines.append(ConditionedProjection(p.name, p.role, tuple(p.weight.shape), repr(by_role[p.role]), before, after))
-    for p in chosen:
-        parametrize.register_parametrization(p.module, p.parameter, by_role[p.role])
-    _warn_of_worse(lines)
-    return ConditioningReport(tuple(lines), scope)
+    found, unmatched = survey(model, layouts=layouts)
+    if not found:
+        find_projections(model, layouts=layouts)  # raises
+    chosen = _choose(found, by_role, include, exclude)
+    tied = check_ready(model, found, chosen, by_role, scope)
+    weights = _weights(chosen, by_role, scope)
+    _try_out(chosen, weights)
+    for (module, parameter), weight in weights.items():
+        put_on(module, parameter, weight)
+    left = [*_left_out(model, found, chosen), *unmatched]
+    report = ConditioningReport(tuple(_lines(chosen, weights, tied, scope)), scope, tuple(left))
+    if report.is_quick:
+        warn_of_worse(report, stacklevel=3)
+    return report
 
 
 def advance(model: nn.Module, step: int | None = None) -> None:
@@ -123,61 +102,42 @@ def fold(model: nn.Module) -> nn.Module:
     """Write W + C into the plain weights and remove the corrections; same `state_dict` keys as before `condition`.
 
     Raises:
-        ValueError: a weight carries a parametrization of someone else's beside the correction.
+        ValueError: a weight is sharded, or carries a parametrization of someone else's beside the correction.
     """
-    conditioned = []
-    for name, module in model.named_modules():
-        if not parametrize.is_parametrized(module):
-            continue
-        for parameter, stack in module.parametrizations.items():
-            ours = [isinstance(step, Correction) for step in stack]
-            if any(ours) and not all(ours):
-                raise ValueError(
-                    f"{name}.{parameter}: expected corrections only, got the parametrizations "
-                    f"{[type(step).__name__ for step in stack]}; remove the others first"
-                )
-            if any(ours):
-                conditioned.append((module, parameter))
-    for module, parameter in conditioned:
-        _take_off(module, parameter, keep=True)
+    conditioned = _whole_weights(model, "fold")
+    originals = {id(stored := stored_parameter(m, key)): (stored, m, key) for _, m, key, _ in conditioned}
+    with torch.no_grad():
+        for original, module, parameter in originals.values():  # tied weights once, while all are still conditioned
+            original.copy_(getattr(module, parameter))
+    for _, module, parameter, _ in conditioned:
+        take_off(module, parameter)
+    return model
+
+
+def unfold(model: nn.Module) -> nn.Module:
+    """Remove the corrections and keep W: the opposite of `condition`, but for what was trained in between.
+
+    Raises:
+        ValueError: a weight is sharded, or carries a parametrization of someone else's beside the correction.
+    """
+    for _, module, parameter, _ in _whole_weights(model, "unfold"):
+        take_off(module, parameter)
     return model
 
 
 @contextmanager
 def corrected(projections: list[Projection], by_role: dict[str, Correction]) -> Iterator[None]:
     """The model of `projections` with corrections on for a while; afterwards it is what it was, to the last bit."""
-    chosen = [p for p in projections if p.role in by_role]
-    done: list[Projection] = []
+    weights = _weights([p for p in projections if p.role in by_role], by_role, "matrix")
+    done = []
     try:
-        for p in chosen:
-            parametrize.register_parametrization(p.module, p.parameter, by_role[p.role])
-            done.append(p)
+        for (module, parameter), weight in weights.items():
+            put_on(module, parameter, weight)
+            done.append((module, parameter))
         yield
     finally:
-        for p in done:
-            _take_off(p.module, p.parameter, keep=False)
-
-
-def _take_off(module: nn.Module, parameter: str, *, keep: bool) -> None:
-    """Remove the parametrizations of one weight, and leave W + C (`keep`) or W."""
-    parametrize.remove_parametrizations(module, parameter, leave_parametrized=keep)
-    # the weight goes back in front of the bias: optimizers save their state by the order of parameters
-    for key, value in list(module.named_parameters(recurse=False)):
-        if key != parameter:
-            delattr(module, key)
-            module.register_parameter(key, value)
-
-
-def _warn_of_worse(lines: list[ConditionedProjection]) -> None:
-    worse = [line for line in lines if line.kappa_after > line.kappa_before]
-    if worse:
-        shown = "; ".join(f"{w.name}: κ {w.kappa_before:.3g} -> {w.kappa_after:.3g}, {w.correction}" for w in worse[:5])
-        more = f"; and {len(worse) - 5} more" if len(worse) > 5 else ""
-        warnings.warn(
-            f"the correction made κ worse for {len(worse)} of {len(lines)} projections ({shown}{more}); another λ or "
-            "PolarCorrection may do better, calibrate(model, batch) looks for one",
-            stacklevel=3,
-        )
+        for module, parameter in done:
+            take_off(module, parameter)
 
 
 def _corrections_by_role(correction: object, projections: str) -> dict[str, Correction]:
@@ -192,28 +152,108 @@ def _corrections_by_role(correction: object, projections: str) -> dict[str, Corr
     return by_role
 
 
-def _selected(name: str, include: str | list[str] | None, exclude: str | list[str] | None) -> bool:
-    def matches(patterns: str | list[str]) -> bool:
-        return any(fnmatchcase(name, pattern) for pattern in ([patterns] if isinstance(patterns, str) else patterns))
-
-    return (include is None or matches(include)) and not (exclude is not None and matches(exclude))
-
-
-def check_free(model: nn.Module, chosen: list[Projection]) -> None:
-    """Refuse weights that are already conditioned, shared, or not finite, before anything is changed."""
-    owners: dict[int, list[str]] = {}
-    for name, module in model.named_modules():
-        for key, parameter in module.named_parameters(recurse=False):
-            owners.setdefault(id(parameter), []).append(f"{name}.{key}" if name else key)
-    users: dict[int, list[str]] = {}  # named_modules lists a module once, however many roles it plays
-    for p in find_projections(model):
-        users.setdefault(id(p.module), []).append(p.name)
-    for p in chosen:
-        if parametrize.is_parametrized(p.module, p.parameter):
+def _whole_weights(model: nn.Module, what: str) -> list[tuple[str, nn.Module, str, ConditionedWeight]]:
+    """All conditioned weights, refused where they are sharded."""
+    conditioned = conditioned_weights(model)
+    for name, module, parameter, _ in conditioned:
+        if hasattr(stored_parameter(module, parameter), "placements"):
             raise ValueError(
-                f"{p.name}: expected a plain weight, got one that is already parametrized; fold(model) first"
+                f"{what}: {name}.{parameter}: expected a weight that is not sharded, got a DTensor; gather a "
+                "checkpoint with plain_state_dict(model, get_model_state_dict(model, options=...), folded=True) and "
+                "load it into a plain model"
             )
-        check_tensor(p.weight, f"{p.name}.{p.parameter}")
-        shared = max(owners[id(p.weight)], users[id(p.module)], key=len)
-        if len(shared) > 1:
-            raise ValueError(f"{p.name}: expected a weight of its own, got one shared by {shared}; untie it first")
+    return conditioned
+
+
+def _choose(
+    found: list[Projection], by_role: dict[str, Correction], include: Patterns | None, exclude: Patterns | None
+) -> list[Projection]:
+    def selected(p: Projection, patterns: Patterns) -> bool:
+        return matches(p.name, patterns) or (p.label != p.name and matches(p.label, patterns))
+
+    for name, patterns in (("include", include), ("exclude", exclude)):
+        try:
+            matches("", patterns or [])
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    chosen = [
+        p for p in found
+        if p.role in by_role
+        and (include is None or selected(p, include))
+        and not (exclude is not None and selected(p, exclude))
+    ]  # fmt: skip
+    if not chosen:
+        names = list(dict.fromkeys(p.label for p in found))
+        near = near_names(include, names) if include is not None else []
+        more = f", … ({len(names)} in all)" if len(names) > 12 else ""
+        raise ValueError(
+            f"expected at least one projection, got none with roles {''.join(by_role)!r}, include={include!r}, "
+            f"exclude={exclude!r}; "
+            + (f"near names: {near}; " if near else "")
+            + f"the model has {names[:12]}{more}; a string is a glob on the whole name, "
+            'a list like ["q_proj"] matches the ends of names'
+        )
+    return chosen
+
+
+def _weights(
+    chosen: list[Projection], by_role: dict[str, Correction], scope: str
+) -> dict[tuple[nn.Module, str], ConditionedWeight]:
+    """One parametrization for each stored parameter; two roles that share a whole matrix get it once."""
+    members: dict[tuple[nn.Module, str], list[Projection]] = {}
+    for p in chosen:
+        members.setdefault((p.module, p.parameter), []).append(p)
+    weights = {}
+    for (module, parameter), group in members.items():
+        layout = group[0].layout
+        roles = [p.role for p in group if p.role in layout.roles]
+        corrections = {role: by_role[role] for role in roles}
+        weights[module, parameter] = ConditionedWeight(layout, corrections, scope, parameter_order(module))
+    return weights
+
+
+def _try_out(chosen: list[Projection], weights: dict[tuple[nn.Module, str], ConditionedWeight]) -> None:
+    """Run every correction once that does not promise to take any matrix; they may refuse, or answer nonsense."""
+    names = {(p.module, p.parameter): p for p in chosen}
+    for key, weight in weights.items():
+        if all(correction.takes_any_matrix for correction in weight.corrections.values()):
+            continue
+        p = names[key]
+        for role in weight.corrections:
+            with torch.no_grad():
+                w, out = weight.plain(p.stored, role), weight.corrected(p.stored, role)
+            if out.shape != w.shape or out.dtype != w.dtype:
+                raise ValueError(
+                    f"{p.label}: expected {weight.corrections[role]} to keep shape {tuple(w.shape)} and {w.dtype}, got "
+                    f"{tuple(out.shape)} and {out.dtype}"
+                )
+
+
+def _lines(
+    chosen: list[Projection],
+    weights: dict[tuple[nn.Module, str], ConditionedWeight],
+    tied: dict[int, list[str]],
+    scope: str,
+) -> Iterator[ConditionedProjection]:
+    seen = set()
+    for p in chosen:
+        weight = weights[p.module, p.parameter]
+        role = "".join(weight.corrections) if scope == "packed" else p.role
+        key = id(p.stored), role
+        if key in seen or (role != "".join(weight.corrections) and role not in weight.corrections):
+            continue
+        seen.add(key)
+        shape = tuple(weight.plain(p.stored, role[0]).shape)
+        names = tuple(name for name in tied.get(id(p.stored), []) if name != p.label)
+        correction = repr(weight.corrections[role[0]])
+        yield ConditionedProjection(
+            p.label, role, shape, correction, p.layout.kind, names, p.module, p.parameter, weight
+        )
+
+
+def _left_out(model: nn.Module, found: list[Projection], chosen: list[Projection]) -> Iterator[Unmatched]:
+    """Attention modules of which nothing was chosen."""
+    used = {p.attention for p in chosen}
+    for name in dict.fromkeys(p.attention for p in found if p.attention not in used):
+        kind = parametrize.type_before_parametrizations(model.get_submodule(name)).__name__
+        yield Unmatched(name, kind, "left out by include, exclude or projections")

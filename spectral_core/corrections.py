@@ -47,6 +47,8 @@ class Correction(nn.Module):
         preserve: None, or "spectral" / "frobenius" to rescale W + C to W's own norm.
     """
 
+    takes_any_matrix = False  # True: `condition` need not try it on every weight before it changes a model
+
     def __init__(self, *, preserve: str | None = None) -> None:
         super().__init__()
         check_choice(preserve, "preserve", PRESERVE)
@@ -56,32 +58,38 @@ class Correction(nn.Module):
         """Return W + C for w (…, m, n) in float32 or float64; same shape and dtype."""
         raise NotImplementedError
 
-    def forward(self, w: Tensor) -> Tensor:
+    def forward(self, w: Tensor, part_of: tuple[Tensor, str] | None = None) -> Tensor:
         """(…, m, n) -> (…, m, n) in W's dtype; arithmetic in float32 or better, autocast off.
+
+        Args:
+            w: the weight.
+            part_of: for a part of a stored parameter, that parameter and the name of the part, by which corrections
+                with a memory know it again.
 
         Raises:
             ValueError: w not a non-empty floating matrix; on the CPU also when it has inf or nan entries, but for
                 parameters: `condition` has looked at those, and once more at every step would double the cost of λI.
         """
-        if not isinstance(w, nn.Parameter) or w.ndim < 2 or not w.is_floating_point():
+        source = (w, "") if part_of is None else part_of
+        if not isinstance(source[0], nn.Parameter) or w.ndim < 2 or not w.is_floating_point():
             # elsewhere it would stall an accelerator's stream, and break torch.compile
             look = isinstance(w, Tensor) and w.device.type == "cpu" and not torch.compiler.is_compiling()
             check_tensor(w, "w", finite=look)
         if torch.is_autocast_enabled(w.device.type):
             with torch.autocast(device_type=w.device.type, enabled=False):
-                return self._rescaled(w)
+                return self._rescaled(w, source)
         # the usual case by the shortest way: λI costs little more than the calls that lead to it
-        return self._corrected(w, w) if self.preserve is None and w.dtype in WORKING else self._rescaled(w)
+        return self._corrected(w, source) if self.preserve is None and w.dtype in WORKING else self._rescaled(w, source)
 
-    def _rescaled(self, w: Tensor) -> Tensor:
+    def _rescaled(self, w: Tensor, source: tuple[Tensor, str]) -> Tensor:
         work = w if w.dtype in WORKING else w.float()
-        out = self._corrected(work, w)
+        out = self._corrected(work, source)
         if self.preserve is not None:
             out = out * _norm_ratio(work, out, self.preserve)
         return out if work is w else out.to(w.dtype)
 
-    def _corrected(self, work: Tensor, source: Tensor) -> Tensor:
-        """`correct(work)`; `source` is the weight as stored, for corrections that remember something of it."""
+    def _corrected(self, work: Tensor, source: tuple[Tensor, str]) -> Tensor:
+        """`correct(work)`; `source`, the parameter and the part of it, is for corrections that remember something."""
         return self.correct(work)
 
     def advance(self, step: int | None = None) -> None:
@@ -136,6 +144,7 @@ class IdentityCorrection(Correction):
     """
 
     lam: float | nn.Parameter
+    takes_any_matrix = True
 
     def __init__(
         self,
@@ -158,7 +167,13 @@ class IdentityCorrection(Correction):
         self._follow_schedule()
 
     def correct(self, w: Tensor) -> Tensor:
-        eye = _eye(w.shape[-2], w.shape[-1], w.dtype, w.device)
+        m, n = w.shape[-2:]
+        if m * n > SMALL and not torch.compiler.is_compiling():  # there, making I would take longer than adding it
+            out = w.clone()
+            scale = largest_singular_value(w)[..., None] if self.relative else 1.0
+            out.diagonal(dim1=-2, dim2=-1).add_(self.lam * scale)
+            return out
+        eye = _eye(m, n, w.dtype, w.device)
         if self.relative:
             eye = eye * largest_singular_value(w)[..., None, None]
         return w + self.lam.to(w.dtype) * eye if isinstance(self.lam, Tensor) else torch.add(w, eye, alpha=self.lam)
@@ -233,7 +248,7 @@ def _arguments(correction: Correction) -> dict[str, inspect.Parameter]:
 
 def _eye(m: int, n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """I, m × n; a small one is kept, since making it would take as long as adding it. Not to be written to."""
-    if m * n > SMALL or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
         return torch.eye(m, n, dtype=dtype, device=device)
     return _kept_eye(m, n, dtype, device)
 

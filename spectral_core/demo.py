@@ -127,8 +127,8 @@ class LiveCorrection(Correction):
         super().__init__()
         self.inner = inner
 
-    def forward(self, w: Tensor) -> Tensor:
-        return w if self.inner is None else self.inner(w)
+    def forward(self, w: Tensor, part_of: tuple[Tensor, str] | None = None) -> Tensor:
+        return w if self.inner is None else self.inner(w, part_of)
 
 
 def corrections(settings: Settings) -> dict[str, Correction | None]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from spectral_core._checks import check_choice, check_number
-from spectral_core.capture import HEAD_COUNTS
-from spectral_core.conditioning import check_free
-from spectral_core.projections import Projection, find_projections
+from spectral_core.layouts import Layout
+from spectral_core.projections import HEAD_COUNTS, Projection, find_projections
+from spectral_core.readiness import check_ready
 
 __all__ = ["initialize"]
 
@@ -16,7 +18,14 @@ SCHEMES = ("conditioned", "orthogonal", "xavier", "identity-shift")
 
 
 @torch.no_grad()
-def initialize(model: nn.Module, scheme: str, *, lam: float = 10.0, seed: int = 0) -> nn.Module:
+def initialize(
+    model: nn.Module,
+    scheme: str,
+    *,
+    lam: float = 10.0,
+    seed: int = 0,
+    layouts: Mapping[str, Layout] | None = None,
+) -> nn.Module:
     """Set the query, key and value weights of `model` in place; biases and everything else stay.
 
     * "conditioned": Conditioned Initialization (the same authors' follow-up at ICLR 2026): W_V the identity, W_Q and
@@ -28,10 +37,11 @@ def initialize(model: nn.Module, scheme: str, *, lam: float = 10.0, seed: int = 
       with decoupled weight decay they part, since that one decays towards λ I and this one towards 0.
 
     Args:
-        model: with separate `nn.Linear` query, key and value layers, not conditioned.
+        model: any model of `find_projections`, not conditioned.
         scheme: one of the four.
         lam: λ of "identity-shift".
         seed: of the draws; the global generator is neither read nor moved.
+        layouts: as in `find_projections`.
 
     Returns:
         The model.
@@ -42,41 +52,38 @@ def initialize(model: nn.Module, scheme: str, *, lam: float = 10.0, seed: int = 
     """
     check_choice(scheme, "scheme", SCHEMES)
     shift = check_number(lam, "lam")
-    projections = find_projections(model)
-    check_free(model, projections)
+    projections = find_projections(model, layouts=layouts)
+    check_ready(model, projections, projections)
     if scheme == "conditioned":  # all heads are looked at before anything is changed
-        widths = {p.name: _head_width(model, p, projections) for p in projections if p.role != "v"}
+        widths = {(p.label, p.role): _head_width(p) for p in projections if p.role != "v"}
     generator = torch.Generator().manual_seed(seed)
     for p in projections:
         w = p.weight
         if scheme == "identity-shift":
-            w.add_(torch.eye(*w.shape, dtype=w.dtype, device=w.device), alpha=shift)
-        elif scheme == "conditioned" and p.role == "v":
-            nn.init.eye_(w)
+            p.assign(w + shift * torch.eye(*w.shape, dtype=w.dtype, device=w.device))
+            continue
+        fresh = torch.empty(w.shape)  # drawn on the CPU in float32: the same on every device
+        if scheme == "conditioned" and p.role == "v":
+            nn.init.eye_(fresh)
+        elif scheme == "xavier":
+            nn.init.xavier_uniform_(fresh, generator=generator)
         else:
-            fresh = torch.empty(w.shape)  # drawn on the CPU in float32: the same on every device
-            if scheme == "xavier":
-                nn.init.xavier_uniform_(fresh, generator=generator)
-            else:
-                width = widths[p.name] if scheme == "conditioned" else len(fresh)
-                for head in fresh.split(width):  # (out, in): consecutive rows are one head
-                    nn.init.orthogonal_(head, generator=generator)
-            w.copy_(fresh)
+            width = widths[p.label, p.role] if scheme == "conditioned" else len(fresh)
+            for head in fresh.split(width):  # (out, in): consecutive rows are one head
+                nn.init.orthogonal_(head, generator=generator)
+        p.assign(fresh.to(w))
     return model
 
 
-def _head_width(model: nn.Module, p: Projection, projections: list[Projection]) -> int:
+def _head_width(p: Projection) -> int:
     """Rows of one head, from the head count that the attention module carries."""
-    owner = p.name.rpartition(".")[0]
-    module = model.get_submodule(owner)
-    counts = [value for key in HEAD_COUNTS if isinstance(value := getattr(module, key, None), int) and value > 0]
-    query: Tensor = next(o for o in projections if o.role == "q" and o.name.rpartition(".")[0] == owner).weight
-    if not counts or query.shape[0] % counts[0]:
+    heads = p.layout.heads_of(p.role)
+    rows, columns = p.weight.shape
+    if heads is None or rows % heads:
         raise ValueError(
-            f'{p.name}: scheme "conditioned" is head by head: expected the attention module to carry its number of '
-            f"heads under one of {HEAD_COUNTS}, got {counts or 'none'} for {query.shape[0]} rows"
+            f'{p.label}: scheme "conditioned" is head by head: expected the attention module to carry its number of '
+            f"heads under one of {HEAD_COUNTS}, got {heads or 'none'} for {rows} rows"
         )
-    width = query.shape[0] // counts[0]
-    if width > query.shape[1]:
-        raise ValueError(f"{p.name}: expected heads no wider than the model, got width {width} > {query.shape[1]}")
-    return width
+    if rows // heads > columns:
+        raise ValueError(f"{p.label}: expected heads no wider than the model, got width {rows // heads} > {columns}")
+    return rows // heads

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from spectral_core._checks import check_choice, check_tensor
+from spectral_core.layouts import Layout
 from spectral_core.projections import ROLES, find_projections
 
 __all__ = ["spectral_penalty"]
@@ -16,7 +19,13 @@ KINDS = ("isometry", "log-spread")
 FLOOR = 1e-6  # of the mean σ²: below a thousandth of the root mean square a singular value no longer pulls harder
 
 
-def spectral_penalty(model: nn.Module, kind: str = "isometry", *, projections: str = "qkv") -> Tensor:
+def spectral_penalty(
+    model: nn.Module,
+    kind: str = "isometry",
+    *,
+    projections: str = "qkv",
+    layouts: Mapping[str, Layout] | None = None,
+) -> Tensor:
     """How far the singular values of the query, key and value weights are from being equal; 0 when they are.
 
     With G = WᵀW (the smaller side, k rows) and c = ‖W‖_F²/k, the mean of the σ_i²:
@@ -30,9 +39,10 @@ def spectral_penalty(model: nn.Module, kind: str = "isometry", *, projections: s
     and zero singular values and for W = 0. Conditioned weights enter as they are used, W + C.
 
     Args:
-        model: with separate `nn.Linear` query, key and value layers.
+        model: any model of `find_projections`.
         kind: "isometry" or "log-spread".
         projections: the roles that count, any subset of "qkv".
+        layouts: as in `find_projections`.
 
     Returns:
         (), the mean over all matrices; add it to the loss, with a weight.
@@ -44,11 +54,12 @@ def spectral_penalty(model: nn.Module, kind: str = "isometry", *, projections: s
     if not isinstance(projections, str) or not projections or set(projections) - set(ROLES):
         raise ValueError(f'projections: expected a non-empty subset of "qkv", got {projections!r}')
     by_shape: dict[tuple, list[Tensor]] = defaultdict(list)
-    for p in find_projections(model):
-        if p.role in projections:
-            w = p.weight
-            check_tensor(w, f"{p.name}.{p.parameter}", finite=w.device.type == "cpu")
-            by_shape[(*w.shape, w.dtype, w.device)].append(w)
+    with parametrize.cached():  # a conditioned weight that holds three roles is computed once
+        for p in find_projections(model, layouts=layouts):
+            if p.role in projections:
+                w = p.weight
+                check_tensor(w, f"{p.name}.{p.parameter}".lstrip("."), finite=w.device.type == "cpu")
+                by_shape[(*w.shape, w.dtype, w.device)].append(w)
     measure = {"isometry": _isometry, "log-spread": _log_spread}[kind]
     with torch.autocast(device_type=w.device.type, enabled=False):
         values = [measure(torch.stack(weights)) for weights in by_shape.values()]  # equal shapes in one product

@@ -88,12 +88,24 @@ def largest_singular_value(w: Tensor) -> Tensor:
     Raises:
         ValueError: not a non-empty floating matrix; on the CPU also when it has inf or nan entries.
     """
-    check_tensor(w, "w", finite=w.device.type == "cpu" and not torch.compiler.is_compiling())
+    if torch.compiler.is_compiling():  # Lanczos looks at numbers on its way, which would break the graph
+        return torch.ops.spectral_core.largest_singular_value(w.detach())
+    check_tensor(w, "w", finite=w.device.type == "cpu")
     with torch.no_grad(), torch.autocast(device_type=w.device.type, enabled=False):
         flat = w.detach().reshape(-1, *w.shape[-2:])
         x, unit = _unit_scale(flat.to(torch.promote_types(w.dtype, torch.float32)))
         gram = x @ x.mT if x.shape[-2] < x.shape[-1] else x.mT @ x
         return (unit * _extremes(gram)[0].sqrt()).reshape(w.shape[:-2])
+
+
+@torch.library.custom_op("spectral_core::largest_singular_value", mutates_args=(), schema="(Tensor w) -> Tensor")
+def _largest_singular_value(w):
+    return largest_singular_value(w)
+
+
+@_largest_singular_value.register_fake
+def _(w):
+    return w.new_empty(w.shape[:-2], dtype=torch.promote_types(w.dtype, torch.float32))
 
 
 @torch.no_grad()

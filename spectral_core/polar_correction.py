@@ -78,30 +78,30 @@ class PolarCorrection(Correction):
         self.refreshes += 1
         return w + _term(w, self.strength)[0]
 
-    def _corrected(self, work: Tensor, source: Tensor) -> Tensor:
-        if torch.compiler.is_compiling() or not isinstance(source, nn.Parameter) or source.ndim != 2:
+    def _corrected(self, work: Tensor, source: tuple[Tensor, str]) -> Tensor:
+        if torch.compiler.is_compiling() or not isinstance(source[0], nn.Parameter):
             return self.correct(work)
         self.calls += 1
         # what is remembered in inference mode must serve in training too
         with torch.inference_mode(False), torch.no_grad():
-            term = self._recall(work.detach(), source)
+            term = self._recall(work.detach(), *source)
         return work + term
 
-    def _recall(self, w: Tensor, source: Tensor) -> Tensor:
+    def _recall(self, w: Tensor, stored: Tensor, part: str) -> Tensor:
         """C for the weight as it is now, from memory while that is within the rule."""
-        kept = self._memory.get(source)
+        kept = self._memory.get(stored, {}).get(part)
         if kept is None or not kept.fits(w):
-            return self._refresh(w, source)
+            return self._refresh(w, stored, part)
         # float64 for the sum alone: squares of tiny weights vanish in float32, those of huge ones overflow
-        drift = float(torch.linalg.vector_norm(w - kept.anchor, dtype=torch.float64))
+        drift = _frobenius(w - kept.anchor)
         if not math.isfinite(drift):
             raise ValueError("w: expected finite entries, got inf or nan")
-        state = (drift, -1 if source.is_inference() else source._version)
+        state = (drift, -1 if stored.is_inference() else stored._version)
         if state == kept.state:  # the weight of the last call: also when a checkpointed forward is run again
             return kept.term
         looks = self.looks
         if not self._serves(kept, w, drift):
-            return self._refresh(w, source)
+            return self._refresh(w, stored, part)
         # a look has moved the anchor here: the next drift of this weight is zero
         kept.state = (drift if self.looks == looks else 0.0, state[1])
         return kept.term
@@ -110,52 +110,59 @@ class PolarCorrection(Correction):
         """Whether the old C is within the rule for a weight that has changed."""
         if self.every is not None:
             kept.changes += 1
-            return kept.changes < self.every and drift <= kept.norm
-        limit = self.max_kappa * (1 + self.strength) / (2 * self.strength)
-        allowed = (limit * kept.low - kept.high) / (1 + limit)  # the δ at which the bound reaches the limit
-        if drift <= allowed or kept.nearer_bound(w, drift, allowed) <= allowed:
+            return kept.changes < self.every and drift <= float(kept.norm.min())
+        if drift <= kept.allowed or kept.nearer_bound(w, drift) <= kept.allowed:
             return True
-        if drift > kept.norm:
+        if drift > float(kept.norm.min()):
             return False
         self.looks += 1
+        limit = self._limit()
         fresh = (limit * self.strength - 1 - self.strength) / (1 + limit)  # what a new factor allows, over σ_max
-        found = _look((w + kept.term) / kept.norm, self.strength, limit, fresh)
+        found = _look((w + kept.term) / kept.norm[..., None, None].to(w), self.strength, limit, fresh)
         if found is None:
             return False
-        kept.anchor, kept.low, kept.high = w.clone(), found[0] * kept.norm, found[1] * kept.norm
+        kept.anchor, kept.allowed = w.clone(), self._allowed(found[0] * kept.norm, found[1] * kept.norm)
         return True
+
+    def _limit(self) -> float:
+        return self.max_kappa * (1 + self.strength) / (2 * self.strength)
+
+    def _allowed(self, low: Tensor, high: Tensor) -> float:
+        """The δ at which the bound reaches the limit, for the first of several matrices."""
+        limit = self._limit()
+        return float(((limit * low - high) / (1 + limit)).min())
 
     def update(self, **changes) -> None:
         """As `Correction.update`; what was remembered under the old settings is forgotten."""
         super().update(**changes)
         self._memory = _Memory()
 
-    def _refresh(self, w: Tensor, source: Tensor) -> Tensor:
+    def _refresh(self, w: Tensor, stored: Tensor, part: str) -> Tensor:
         term, sigma = _term(w, self.strength)
-        norm = float(sigma)
+        norm = sigma.cpu().double()
         self.refreshes += 1
         low, error = self.strength * norm, 5e-9 if w.dtype == torch.float64 else 5e-4  # of σ_max, at worst
-        version = -1 if source.is_inference() else source._version
-        self._memory[source] = _Kept(term, w.clone(), norm, low, low + (1 + error) * norm, (0.0, version))
+        version = -1 if stored.is_inference() else stored._version
+        kept = _Kept(term, w.clone(), norm, self._allowed(low, low + (1 + error) * norm), (0.0, version))
+        self._memory.setdefault(stored, {})[part] = kept
         return term
 
 
 @dataclass
 class _Kept:
-    """What is remembered of one weight: C, and extreme singular values of anchor + C."""
+    """What is remembered of one weight, or of all heads of one: C, and how far W may go from the anchor."""
 
     term: Tensor
     anchor: Tensor
-    norm: float
-    low: float
-    high: float
+    norm: Tensor  # σ_max (…) of the weight that C was made from
+    allowed: float
     state: tuple[float, int]  # ‖W − anchor‖_F and the version of W when last accepted: they tell a change
     changes: int = 0
     ratio: float = 0.5  # of Schatten-4 to Frobenius norm when last seen: what it may gain
 
-    def nearer_bound(self, w: Tensor, drift: float, allowed: float) -> float:
-        """A bound on ‖W − anchor‖₂ nearer than the Frobenius norm `drift`, where it has a chance to be `allowed`."""
-        if drift * self.ratio > allowed:
+    def nearer_bound(self, w: Tensor, drift: float) -> float:
+        """A bound on ‖W − anchor‖₂ nearer than the Frobenius norm `drift`, where it has a chance to be allowed."""
+        if drift * self.ratio > self.allowed:
             return drift
         self.ratio = _schatten_4((w - self.anchor) / drift)
         return drift * self.ratio
@@ -183,13 +190,21 @@ def _term(w: Tensor, strength: float) -> tuple[Tensor, Tensor]:
     return (strength * norm)[..., None, None].to(q.dtype) * q, norm
 
 
+def _frobenius(m: Tensor) -> float:
+    """‖M‖_F; the largest of several."""
+    if m.ndim == 2:
+        return float(torch.linalg.vector_norm(m, dtype=torch.float64))
+    return float(torch.linalg.vector_norm(m, dim=(-2, -1), dtype=torch.float64).max())
+
+
 def _schatten_4(m: Tensor) -> float:
-    """‖MᵀM‖_F^½, between the spectral and the Frobenius norm, for one product."""
-    return math.sqrt(float(torch.linalg.vector_norm(m @ m.mT if m.shape[-2] < m.shape[-1] else m.mT @ m)))
+    """‖MᵀM‖_F^½, between the spectral and the Frobenius norm, for one product; the largest of several."""
+    gram = m @ m.mT if m.shape[-2] < m.shape[-1] else m.mT @ m
+    return math.sqrt(_frobenius(gram))
 
 
-def _look(m: Tensor, low: float, limit: float, fresh: float) -> tuple[float, float] | None:
-    """Two numbers between which all min(m, n) singular values lie, if they leave room below κ = limit, else None.
+def _look(m: Tensor, low: float, limit: float, fresh: float) -> tuple[Tensor, Tensor] | None:
+    """Two numbers (…) between which all min(m, n) singular values lie, if they leave room below κ = limit, else None.
 
     Room r means (high + r) ≤ limit (low − r); a quarter of `fresh` must be left, or every step from here on would look.
     From the eigenvalues of the Gram matrix, where that is small. Else numbers are tried, first such that leave more
@@ -198,15 +213,15 @@ def _look(m: Tensor, low: float, limit: float, fresh: float) -> tuple[float, flo
     gram = m @ m.mT if m.shape[-2] < m.shape[-1] else m.mT @ m
     if fresh <= 0:
         return None
-    if len(gram) <= DENSE:
-        values = torch.linalg.eigvalsh(gram)  # κ is near 2: nothing is lost in the square
-        low, high = (math.sqrt(max(float(value), 0.0)) for value in (values[0], values[-1]))
-        return (low, high) if fresh / 4 < (limit * low - high) / (1 + limit) else None
+    if gram.shape[-1] <= DENSE or gram.ndim > 2:
+        values = torch.linalg.eigvalsh(gram).cpu().double().clamp(min=0).sqrt()  # κ is near 2: the square loses nothing
+        lowest, highest = values[..., 0], values[..., -1]
+        return (lowest, highest) if fresh / 4 < float(((limit * lowest - highest) / (1 + limit)).min()) else None
     for below, room in ((0.1 * fresh, 0.6 * fresh), (0.25 * fresh, 0.25 * fresh)):
         lower = low - below
         upper = limit * (lower - room) - room
         if _is_definite(gram, -(lower**2)) and _is_definite(-gram, upper**2):
-            return lower, upper
+            return torch.tensor(lower, dtype=torch.float64), torch.tensor(upper, dtype=torch.float64)
     return None
 
 

@@ -237,12 +237,21 @@ def tie_weights(model):
     model.second.k_proj.weight = model.first.q_proj.weight
 
 
+def tie_to_a_stranger(model):
+    model.other = nn.Linear(6, 4, bias=False)
+    model.other.weight = model.first.q_proj.weight
+
+
 ONE = IdentityCorrection(1.0)
 REFUSED = [
     (Two, ONE, {"projections": "qo"}, r'projections: expected a non-empty subset of "qkv", got \'qo\''),
     (Two, ONE, {"projections": ""}, r"projections: expected a non-empty subset .* got ''"),
     (Two, ONE, {"projections": None}, r"projections: expected a non-empty subset .* got None"),
-    (Two, ONE, {"scope": "head"}, r"scope: expected one of \('matrix',\), got 'head'"),
+    (Two, ONE, {"scope": "fused"}, r"scope: expected one of \('matrix', 'head', 'packed'\), got 'fused'"),
+    (Two, ONE, {"scope": "head"},
+     r'first.q_proj: scope "head" needs the number of heads, which first does not tell; state it with layouts='),
+    (Two, ONE, {"scope": "packed"},
+     r"""first.q_proj: scope "packed" is for a weight that holds several roles, got 'separate'; take "matrix" """),
     (Two, {}, {}, r'correction: expected a dict with keys among "q", "k", "v", got keys \[\]'),
     (Two, {"q": ONE, "o": ONE}, {}, r"correction: expected a dict .* got keys \['q', 'o'\]"),
     (Two, {"q": ONE, 1: ONE}, {}, r"correction: expected a dict .* got keys \['q', 1\]"),
@@ -253,13 +262,17 @@ REFUSED = [
      r"the model has \['first.q_proj', 'first.k_proj', .*'second.v_proj'\]"),
     (Two, ONE, {"exclude": "*"}, r"got none with roles 'qkv', include=None, exclude='\*'"),
     (Two, {"v": ONE}, {"exclude": "*v_proj"}, r"got none with roles 'v'"),
-    (lambda: nn.MultiheadAttention(4, 2), ONE, {}, r"expected a model with separate nn.Linear layers"),
+    (lambda: nn.Linear(4, 2), ONE, {}, r"expected a model with query, key and value weights that are known"),
     (lambda: broken(Two(), put_nan), ONE, {}, r"second.v_proj.weight: .* got 1 inf or nan of 54"),
-    (lambda: broken(Two(), tie_weights), ONE, {},
-     r"first.q_proj: .* got one shared by \['first.q_proj.weight', 'second.k_proj.weight'\]; untie it first"),
-    (lambda: broken(Two(), tie_weights), ONE, {"include": "second.*"}, r"second.k_proj: .* of its own"),
-    (lambda: tied(k_proj="q_proj"), ONE, {}, r"q_proj: .* shared by \['q_proj', 'k_proj'\]; untie it"),
-    (lambda: tied(k_proj="q_proj"), ONE, {"projections": "k"}, r"k_proj: expected a weight of its own"),
+    (lambda: broken(Two(), tie_weights), ONE, {"include": "second.*"},
+     r"second.k_proj: expected a weight of its own, got one shared by \['first.q_proj', 'second.k_proj'\], of which "
+     r"\['first.q_proj \(q\)'\] are left out; choose all or none of them, or untie it first"),
+    (lambda: broken(Two(), tie_weights), {"q": ONE, "k": IdentityCorrection(2.0)}, {},
+     r"first.q_proj: .* shared by .* with several corrections or layouts; give all of them the same, or untie it"),
+    (lambda: broken(Two(), tie_to_a_stranger), ONE, {},
+     r"first.q_proj: .* shared by \['first.q_proj', 'other'\], of which \['other'\] are not projections; untie it"),
+    (lambda: tied(k_proj="q_proj"), ONE, {"projections": "k"},
+     r"k_proj: .* shared by \['q_proj', 'k_proj'\], of which \['q_proj \(q\)'\] are left out"),
     (Two, {"q": ONE, "v": FixedCorrection(torch.ones(9, 5))}, {},
      r"c: expected the weight's shape \(9, 6\), got \(9, 5\)"),
 ]
@@ -294,7 +307,7 @@ def test_fold_refuses_a_foreign_parametrization_in_the_stack_and_leaves_others_a
     model = Two()
     condition(model, ONE)
     parametrize.register_parametrization(model.second.q_proj, "weight", Double())
-    message = r"second.q_proj.weight: .* corrections only, got .* \['IdentityCorrection', 'Double'\]; remove"
+    message = r"second.q_proj.weight: .* corrections only, got .* \['ConditionedWeight', 'Double'\]; remove"
     with pytest.raises(ValueError, match=message):
         fold(model)
     assert parametrize.is_parametrized(model.first.q_proj)  # nothing was folded

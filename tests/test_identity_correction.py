@@ -158,3 +158,21 @@ def test_with_decoupled_weight_decay_they_part():
     assert float(gap[0]) > 1e-4  # 0.7 · lr · decay after one step
     assert float(gap[0]) == pytest.approx(0.7 * 0.01 * 0.1, rel=1e-6)
     assert float(gap[-1]) > 5 * float(gap[0])
+
+
+@pytest.mark.parametrize("shape", [(300, 260), (260, 300), (2, 300, 260)])
+@pytest.mark.parametrize("options", [(), ("relative",), ("learnable",), ("relative", "learnable")])
+def test_large_weights_and_the_gradient_of_lambda(shape, options):
+    """They take another way than small ones, for which an identity matrix is kept."""
+    torch.manual_seed(0)
+    w = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    correction = IdentityCorrection(0.5, **dict.fromkeys(options, True))
+    out = correction(w)
+    scale = torch.linalg.matrix_norm(w.detach(), 2)[..., None, None] if "relative" in options else 1.0
+    torch.testing.assert_close(out, w + 0.5 * scale * torch.eye(*shape[-2:], dtype=torch.float64), rtol=1e-7, atol=1e-7)
+    probe = torch.randn(shape, dtype=torch.float64)
+    (out * probe).sum().backward()
+    torch.testing.assert_close(w.grad, probe)
+    if "learnable" in options:
+        trace = (probe * scale).diagonal(dim1=-2, dim2=-1).sum()
+        assert float(correction.lam.grad) == pytest.approx(float(trace), rel=1e-5)

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from families import TIMM, TRANSFORMERS
 from torch import nn
 
 from spectral_core import IdentityCorrection, SpectralConditionedAttention, condition, find_projections, initialize
@@ -97,6 +98,12 @@ def with_heads(count):
     return model
 
 
+def wide_heads():
+    model = with_heads(1)
+    model.k_proj = nn.Linear(10, 12)
+    return model
+
+
 def conditioned():
     model = SpectralConditionedAttention(4, 2)
     condition(model, IdentityCorrection(3.0))
@@ -107,10 +114,11 @@ def conditioned():
     (Grouped, {"scheme": "identity"}, r"scheme: expected one of .*'identity-shift'\), got 'identity'"),
     (Grouped, {"scheme": "identity-shift", "lam": float("nan")}, r"lam: expected a finite number, got nan"),
     (without_heads, {"scheme": "conditioned"}, r"q_proj: .* number of heads under one of .*'num_heads'.* got none"),
-    (lambda: with_heads(5), {"scheme": "conditioned"}, r"q_proj: .* got \[5\] for 12 rows"),
-    (lambda: with_heads(1), {"scheme": "conditioned"}, r"q_proj: expected heads no wider .* got width 12 > 10"),
+    (lambda: with_heads(5), {"scheme": "conditioned"}, r"q_proj: .* got none for 12 rows"),
+    (lambda: with_heads(1), {"scheme": "conditioned"}, r"q_proj: .* got none for 12 rows"),
+    (wide_heads, {"scheme": "conditioned"}, r"q_proj: expected heads no wider .* got width 12 > 10"),
     (conditioned, {"scheme": "xavier"}, r"query: expected a plain weight, got one that is already parametrized"),
-    (lambda: nn.Linear(2, 2), {"scheme": "xavier"}, r"expected a model with separate nn.Linear layers"),
+    (lambda: nn.Linear(2, 2), {"scheme": "xavier"}, r"expected a model with query, key and value weights"),
 ])
 def test_bad_input_is_refused_and_changes_nothing(make, arguments, message):
     model = make()
@@ -118,3 +126,27 @@ def test_bad_input_is_refused_and_changes_nothing(make, arguments, message):
     with pytest.raises(ValueError, match=message):
         initialize(model, **arguments)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["GPT-2", "GPT-NeoX", "Falcon, key-value groups", "timm ViT", "Llama"])
+def test_fused_weights_are_set_head_by_head(name):
+    family = next(f for f in TIMM + TRANSFORMERS if f.name == name)
+    model = family.model()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    initialize(model, "conditioned")
+    stored = {key: rows for key, _, rows in family.parameters(model)}
+    for _, parameter, rows in family.parameters(model):
+        w = parameter.detach().mT if family.columns else parameter.detach()
+        for role, index in rows.items():
+            if role == "v":
+                assert torch.equal(w[index], torch.eye(*w[index].shape))
+                continue
+            count = family.heads if role == "q" or family.kv_heads is None else family.kv_heads
+            for head in w[index].chunk(count):
+                torch.testing.assert_close(head @ head.mT, torch.eye(len(head)), rtol=0, atol=1e-5)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items() if key not in stored)
+    shifted = family.model()
+    initialize(shifted, "identity-shift", lam=2.0)
+    by_hand = family.by_hand(family.model(), lambda _, w: w + 2 * np.eye(*w.shape))
+    for mine, theirs in zip(shifted.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs)

@@ -14,6 +14,7 @@ import spectral_core
 
 OPTIONAL = (
     "gradio", "matplotlib", "sklearn", "mlxtend", "ipywidgets", "IPython", "transformers", "timm", "scipy",
+    "accelerate", "lightning", "pytorch_lightning", "safetensors", "torchvision",
 )
 LOADED = f"[name for name in {OPTIONAL} if name in sys.modules]"
 ROOT = Path(spectral_core.__file__).parent

@@ -1,8 +1,11 @@
 """spectral_penalty against its definition in NumPy, finite differences, and what makes a loss term usable."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+from families import TIMM, TRANSFORMERS, Asymmetric, asymmetric
 from matrices import prescribed, svd_forbidden
 from torch import nn
 
@@ -114,9 +117,31 @@ def nan_weight():
 @pytest.mark.parametrize(("make", "arguments", "message"), [
     (small, {"kind": "svd"}, r"kind: expected one of \('isometry', 'log-spread'\), got 'svd'"),
     (small, {"projections": "qx"}, r'projections: .* subset of "qkv", got \'qx\''),
-    (lambda: nn.Linear(3, 3), {}, r"expected a model with separate nn.Linear layers"),
+    (lambda: nn.Linear(3, 3), {}, r"expected a model with query, key and value weights"),
     (nan_weight, {}, r"key.weight: expected finite entries, got 1 inf or nan of 16"),
 ])
 def test_bad_input_is_refused(make, arguments, message):
     with pytest.raises(ValueError, match=message):
         spectral_penalty(make(), **arguments)
+
+
+@pytest.mark.parametrize("name", ["GPT-2", "GPT-NeoX", "Falcon, key-value groups", "timm ViT"])
+@pytest.mark.parametrize("is_conditioned", [False, True])
+def test_fused_weights_count_role_by_role_and_send_gradients_to_their_rows(name, is_conditioned):
+    family = next(f for f in TIMM + TRANSFORMERS if f.name == name)
+    model = family.model()
+    expected, hand = [], copy.deepcopy(model)
+    if is_conditioned:
+        condition(model, Asymmetric())
+        family.by_hand(hand, lambda _, w: w + asymmetric(*w.shape))
+    for _, parameter, rows in family.parameters(hand):
+        w = parameter.detach().double().numpy()
+        for index in rows.values():
+            s = np.linalg.svd((w.T if family.columns else w)[index], compute_uv=False) ** 2
+            expected.append(np.mean((s / s.mean() - 1) ** 2))
+    value = spectral_penalty(model)
+    assert float(value) == pytest.approx(np.mean(expected), rel=1e-4)
+    value.backward()
+    for key, parameter in model.named_parameters():
+        touched = key.removesuffix(".original").replace("parametrizations.", "") in dict(family.added(family.model()))
+        assert (parameter.grad is not None and bool(parameter.grad.abs().max() > 0)) == touched

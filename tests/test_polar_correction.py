@@ -170,7 +170,7 @@ def test_weights_of_a_model_are_remembered_apart_and_forgotten_with_it():
     assert len(correction._memory) == 3
     twin = copy.deepcopy(model)
     assert len(correction._memory) == 3
-    assert len(twin.query.parametrizations.weight[0]._memory) == 0
+    assert len(twin.query.parametrizations.weight[0].corrections["q"]._memory) == 0
     torch.testing.assert_close(twin(x), model(x))
     assert len(pickle.loads(pickle.dumps(correction))._memory) == 0
     del twin, model, p
@@ -306,3 +306,29 @@ def test_a_weight_that_stops_being_finite_is_an_error(value):
 def test_a_norm_beyond_the_dtype_is_an_error():
     with pytest.raises(ValueError, match=r"expected finite entries with a finite norm, got σ_max that is not finite"):
         PolarCorrection()(torch.full((50, 50), 3e38))
+
+
+def test_all_heads_of_a_weight_are_remembered_together():
+    torch.manual_seed(0)
+    model = nn.MultiheadAttention(24, 3)
+    with torch.no_grad():
+        model.in_proj_weight *= torch.logspace(0, -3, 8).repeat(9)[:, None]  # κ near 1000 in every head
+    correction = PolarCorrection()
+    condition(model, correction, scope="head")
+    assert correction.refreshes == 3  # Q, K and V, tried before anything was changed
+    w = model.parametrizations.in_proj_weight.original
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for _ in range(40):
+        with torch.no_grad():
+            w += 0.002 * torch.randn(w.shape, generator=generator)
+            worst = max(worst, *(kappa(head) for head in model.in_proj_weight.unflatten(0, (9, 8))))
+    assert 2.0 < worst <= 2.05 + 1e-4
+    assert 3 < correction.refreshes < 60  # of 123 calls
+    assert correction.looks > 0
+    with torch.no_grad():
+        w[:8] = 3 * torch.randn(8, 24, generator=generator)  # one head of Q alone
+    before = correction.refreshes
+    heads = model.in_proj_weight.unflatten(0, (9, 8))
+    assert correction.refreshes == before + 1
+    assert max(kappa(head) for head in heads) <= 2.05 + 1e-4
