@@ -13,7 +13,7 @@ TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, re.S)
-PRINTED = ("κ before", "refused: attention saturates", "tensor([[17., ")
+PRINTED = ("κ before", "refused: attention saturates", "tensor([[17., ", "q|k|v", "spectral/layer00/k/kappa")
 
 
 def test_every_example_is_tested() -> None:
