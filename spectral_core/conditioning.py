@@ -220,8 +220,12 @@ def _try_out(chosen: list[Projection], weights: dict[tuple[nn.Module, str], Cond
             continue
         p = names[key]
         for role in weight.corrections:
-            with torch.no_grad():
-                w, out = weight.plain(p.stored, role), weight.corrected(p.stored, role)
+            w = weight.plain(p.stored, role).detach()
+            try:
+                with torch.no_grad():
+                    out = weight.corrected(p.stored, role)
+            except ValueError as error:
+                raise ValueError(f"{p.label} ({role}): {error}") from error
             if out.shape != w.shape or out.dtype != w.dtype:
                 raise ValueError(
                     f"{p.label}: expected {weight.corrections[role]} to keep shape {tuple(w.shape)} and {w.dtype}, got "

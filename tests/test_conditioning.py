@@ -274,7 +274,7 @@ REFUSED = [
     (lambda: tied(k_proj="q_proj"), ONE, {"projections": "k"},
      r"k_proj: .* shared by \['q_proj', 'k_proj'\], of which \['q_proj \(q\)'\] are left out"),
     (Two, {"q": ONE, "v": FixedCorrection(torch.ones(9, 5))}, {},
-     r"c: expected the weight's shape \(9, 6\), got \(9, 5\)"),
+     r"first.v_proj \(v\): c: expected the weight's shape \(9, 6\), got \(9, 5\)"),
 ]
 
 
