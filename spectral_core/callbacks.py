@@ -35,6 +35,7 @@ def for_transformers(*, every: int = 50, batch: Any = None) -> Any:
 
         def on_train_begin(self, args, state, control, model=None, **_):
             self.monitor = SpectralMonitor(model, every=every, batch=batch)
+            advance(model, state.global_step)  # a resumed run does not begin at step 0
 
         def on_step_end(self, args, state, control, model=None, **_):
             advance(model, state.global_step)
@@ -61,6 +62,7 @@ def for_lightning(*, every: int = 50, batch: Any = None) -> Any:
 
         def on_train_start(self, trainer, pl_module):
             self.monitor = SpectralMonitor(pl_module, every=every, batch=batch)
+            advance(pl_module, trainer.global_step)
 
         def on_train_batch_end(self, trainer, pl_module, *_):
             advance(pl_module, trainer.global_step)
@@ -79,7 +81,7 @@ def for_accelerate(
     Args:
         accelerator: an `accelerate.Accelerator`.
         model: what `accelerator.prepare` returned, or the model itself.
-        every, batch: of `SpectralMonitor`.
+        every, batch: of `SpectralMonitor`. A resumed run calls `advance(model, step)` once before its first step.
 
     Raises:
         ImportError: accelerate is not installed.

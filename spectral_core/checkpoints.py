@@ -30,12 +30,13 @@ def plain_state_dict(
         A new dict; tensors are not copied, but for W + C.
 
     Raises:
-        ValueError: a weight carries a parametrization of someone else's beside the correction, or with `folded` a
-            weight that is sharded.
+        ValueError: a weight carries a parametrization of someone else's beside the correction, a `state_dict` of
+            another model or of its wrapper, or with `folded` a weight that is sharded.
     """
     found = {(id(module), parameter): weight for _, module, parameter, weight in conditioned_weights(model)}
     given = dict(model.state_dict() if state_dict is None else state_dict)
     rank: dict[str, int] = {}
+    seen: set[str] = set()
     for name, module in model.named_modules(remove_duplicate=False):
         prefix = f"{name}." if name else ""
         ours = {key: weight for (owner, key), weight in found.items() if owner == id(module)}
@@ -46,6 +47,7 @@ def plain_state_dict(
             inner = f"{prefix}parametrizations.{key}."
             if f"{inner}original" not in given:
                 continue
+            seen.add(f"{inner}original")
             w = given[f"{inner}original"]
             if folded and hasattr(w, "placements"):
                 raise ValueError(
@@ -53,6 +55,13 @@ def plain_state_dict(
                 )
             given = {k: value for k, value in given.items() if not k.startswith(inner)}
             given[prefix + key] = weight(w).contiguous() if folded else w
+    endings = tuple(f".parametrizations.{name}.original" for _, name in found)
+    left = [key for key in given if f".{key}".endswith(endings)]
+    if left and not seen:
+        raise ValueError(
+            f"state_dict: expected the keys of this model, got others, such as {left[0]!r}; give the model that the "
+            "state_dict is of, without the wrapper of DistributedDataParallel or torch.compile"
+        )
     last = -1
     place = {}
     for key in given:  # what no module lists, such as extra state, stays behind its neighbour

@@ -106,6 +106,8 @@ def parameter_order(module: nn.Module) -> tuple[str, ...]:
 
 def put_on(module: nn.Module, parameter: str, weight: ConditionedWeight) -> None:
     """Register the parametrization; what it needs has been checked, and no forward is run."""
+    if parametrize.is_parametrized(module):
+        _own_class(module)
     parametrize.register_parametrization(module, parameter, weight, unsafe=True)
     cls: Any = type(module)  # made by torch for this module alone
     base = cls.__bases__[0]
@@ -121,10 +123,7 @@ def put_on(module: nn.Module, parameter: str, weight: ConditionedWeight) -> None
 def take_off(module: nn.Module, parameter: str) -> None:
     """Remove the parametrization of one weight and leave the stored W, the same object, in its old place."""
     order = module.parametrizations[parameter][0].order  # type: ignore[index, union-attr]
-    cls = type(module)
-    # a deepcopy shares this class, and torch deletes the property of the weight from it
-    own = {key: value for key, value in vars(cls).items() if key not in ("__dict__", "__weakref__")}
-    module.__class__ = type(cls.__name__, cls.__bases__, own)
+    _own_class(module)
     parametrize.remove_parametrizations(module, parameter, leave_parametrized=False)
     if parametrize.is_parametrized(module):
         return
@@ -133,6 +132,13 @@ def take_off(module: nn.Module, parameter: str) -> None:
     for key in [*(key for key in order if key in kept), *(key for key in kept if key not in order)]:
         delattr(module, key)
         module.register_parameter(key, kept[key])
+
+
+def _own_class(module: nn.Module) -> None:
+    """A deepcopy shares the class that torch made, and torch adds and deletes the properties of weights in it."""
+    cls = type(module)
+    own = {key: value for key, value in vars(cls).items() if key not in ("__dict__", "__weakref__")}
+    module.__class__ = type(cls.__name__, cls.__bases__, own)
 
 
 def _rename_plain_keys(module: nn.Module, state_dict: dict, prefix: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -102,15 +102,19 @@ def fold(model: nn.Module) -> nn.Module:
     """Write W + C into the plain weights and remove the corrections; same `state_dict` keys as before `condition`.
 
     Raises:
-        ValueError: a weight is sharded, or carries a parametrization of someone else's beside the correction.
+        ValueError: a weight is sharded, or carries a parametrization of someone else's beside the correction, or a
+            correction refuses it now; weights before that one are folded, the others still conditioned.
     """
     conditioned = _whole_weights(model, "fold")
-    originals = {id(stored := stored_parameter(m, key)): (stored, m, key) for _, m, key, _ in conditioned}
-    with torch.no_grad():
-        for original, module, parameter in originals.values():  # tied weights once, while all are still conditioned
-            original.copy_(getattr(module, parameter))
+    owners: dict[int, list[tuple[nn.Module, str]]] = {}
     for _, module, parameter, _ in conditioned:
-        take_off(module, parameter)
+        owners.setdefault(id(stored_parameter(module, parameter)), []).append((module, parameter))
+    for places in owners.values():  # a tied weight once, then off everywhere: an error leaves no C to be added twice
+        module, parameter = places[0]
+        with torch.no_grad():
+            stored_parameter(module, parameter).copy_(getattr(module, parameter))
+        for module, parameter in places:
+            take_off(module, parameter)
     return model
 
 
@@ -168,6 +172,10 @@ def _whole_weights(model: nn.Module, what: str) -> list[tuple[str, nn.Module, st
 def _choose(
     found: list[Projection], by_role: dict[str, Correction], include: Patterns | None, exclude: Patterns | None
 ) -> list[Projection]:
+    include, exclude = (
+        list(p) if isinstance(p, Iterable) and not isinstance(p, str) else p for p in (include, exclude)
+    )  # an iterator would be read once only
+
     def selected(p: Projection, patterns: Patterns) -> bool:
         return matches(p.name, patterns) or (p.label != p.name and matches(p.label, patterns))
 

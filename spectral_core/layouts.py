@@ -28,7 +28,7 @@ class Layout:
     * beside something else (an MLP, a gate): "-" stands for it, `Layout("-qkv", sizes=(mlp, d, d, d))`
 
     A parameter has shape (out, in), or (in, out) if `transposed`; or (heads, d, in), (heads, in, d) if `transposed`; or
-    that of a convolution, (out, in, …), whose matrix is (out, in · …).
+    that of a 2-D convolution, (out, in, …), whose matrix is (out, in · …).
 
     Args:
         roles: letters among "q", "k", "v", each once, and "-".

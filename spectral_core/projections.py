@@ -207,6 +207,11 @@ def _stated(model: nn.Module, layouts: Mapping[str, Layout]) -> dict[str, list[P
                 raise ValueError(f"{full}: expected one layout, got two, by {claimed[full]!r} and by {pattern!r}")
             claimed[full] = pattern
             holder, key, shape = parameters[full]
+            if len(shape) == 3 and isinstance(model.get_submodule(holder), nn.modules.conv._ConvNd):
+                raise ValueError(
+                    f"{full}: expected a matrix, heads of matrices or a 2-D convolution, got a 1-D convolution "
+                    f"of shape {tuple(shape)}; use an nn.Linear, which does the same where the kernel is 1"
+                )
             layout.section_sizes(shape, full)
             owner = holder.rpartition(".")[0] if key == "weight" else holder
             by_owner.setdefault(owner, {})[full[len(owner) :].lstrip(".")] = layout
@@ -239,8 +244,10 @@ def _unmatched(model: nn.Module, owners: set[str]) -> Iterator[Unmatched]:
     def prefix(name: str) -> str:
         return f"{name}." if name else ""
 
-    taken = [prefix(owner) for owner in owners]
+    taken = [prefix(owner) for owner in owners if owner]  # everything is inside the root
     for name, (module, kind) in candidates.items():
+        if name in owners:
+            continue
         inside = any(prefix(name).startswith(owner) for owner in taken)
         below = [*taken, *map(prefix, candidates)]
         around = any(other.startswith(prefix(name)) and other != prefix(name) for other in below)

@@ -52,7 +52,7 @@ def check_ready(
                 "state it with layouts={...: Layout(..., heads=)}, or take scope=\"matrix\""
             )
         _check_packed(p, chosen, by_role or {}, scope)
-        _check_tied(p, found, chosen, by_role, uses.get(id(p.stored), []))
+        _check_tied(p, found, chosen, by_role, uses.get(id(p.stored), []), scope)
     return {key: [use.name for use in places] for key, places in uses.items() if len(places) > 1}
 
 
@@ -115,6 +115,7 @@ def _check_tied(
     chosen: list[Projection],
     by_role: Mapping[str, Correction] | None,
     uses: list[_Use],
+    scope: str,
 ) -> None:
     """A tied weight must be a projection wherever it is used, chosen everywhere, with one layout and correction."""
     names = [use.name for use in uses]
@@ -133,7 +134,11 @@ def _check_tied(
     if missing:
         raise ValueError(f"{shared}, of which {missing} are left out; choose all or none of them, or untie it first")
     corrections = {id(by_role[user.role]) for user in users}
-    layouts = {(user.layout.sizes, user.layout.groups, user.layout.transposed) for user in users}
+    layouts = set()
+    for user in users:
+        one = user.layout
+        heads = one.heads_of(user.role) if scope == "head" else None
+        layouts.add((one.sizes, one.groups, one.transposed, heads, None if whole else one.roles))
     if len(corrections) > 1 or len(layouts) > 1:
         raise ValueError(f"{shared} with several corrections or layouts; give all of them the same, or untie it first")
 

@@ -279,8 +279,10 @@ def test_schedules_move_on_with_the_callback():
     callback = for_transformers()
     state = type("State", (), {"global_step": 7, "log_history": []})
     callback.on_train_begin(None, state, None, model=model)
+    assert correction.lam == 8.0  # resumed at step 7
+    correction.update(schedule=lambda step: 2.0 + step)
     callback.on_step_end(None, state, None, model=model)
-    assert correction.lam == 8.0
+    assert correction.lam == 9.0
 
 
 @pytest.mark.parametrize(("name", "extra", "call"), [

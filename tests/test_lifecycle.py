@@ -358,3 +358,38 @@ def test_weights_of_others_in_the_same_module_are_left_alone():
     assert list(model.split.parametrizations) == ["k_proj_weight"]
     parametrize.remove_parametrizations(model.split, "k_proj_weight")
     assert type(model.split) is nn.MultiheadAttention
+
+
+def test_a_fold_that_fails_on_the_way_adds_nothing_twice():
+    model = nn.ModuleList([nn.ModuleDict({r: nn.Linear(6, 4) for r in "qkv"}) for _ in range(2)])
+    condition(model, PolarCorrection())
+    expected = model[0]["q"].weight.detach().clone()
+    w = model[1]["k"].parametrizations.weight.original
+    kept = w.detach().clone()
+    with torch.no_grad():
+        w[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="expected finite entries"):
+        fold(model)
+    torch.testing.assert_close(model[0]["q"].weight, expected)
+    with torch.no_grad():
+        w.copy_(kept)
+    fold(model)
+    torch.testing.assert_close(model[0]["q"].weight, expected)
+
+
+def test_conditioning_a_copy_further_leaves_the_original_alone():
+    model = nn.MultiheadAttention(8, 2, kdim=6, vdim=6)
+    condition(model, Asymmetric(), projections="q")
+    x, y = torch.randn(3, 1, 8), torch.randn(3, 1, 6)
+    expected = model(x, y, y)[0]
+    twin = copy.deepcopy(model)
+    condition(twin, Asymmetric(), projections="k")
+    torch.testing.assert_close(model(x, y, y)[0], expected)
+    fold(model)
+    assert parametrize.is_parametrized(twin, "k_proj_weight")
+
+
+def test_a_state_dict_of_something_else_is_refused():
+    model = conditioned()
+    with pytest.raises(ValueError, match=r"expected the keys of this model, got others, such as 'split.parametriz"):
+        plain_state_dict(nn.Sequential(model), model.state_dict())

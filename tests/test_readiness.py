@@ -229,3 +229,30 @@ def test_scopes_that_do_not_fit():
     with pytest.raises(ValueError, match=message):
         condition(model, {"q": ONE, "k": ONE, "v": IdentityCorrection(2.0)}, scope="packed")
     condition(model, {"q": ONE, "k": ONE, "v": ONE}, scope="packed")
+
+
+def test_a_one_dimensional_convolution_is_not_taken_for_heads():
+    model = nn.ModuleDict({"qkv": nn.Conv1d(8, 24, 1)})
+    with pytest.raises(ValueError, match=r"qkv.weight: .* got a 1-D convolution of shape \(24, 8, 1\); use an nn"):
+        condition(model, ONE, layouts={"qkv": Layout("qkv")})
+
+
+def test_iterators_of_names_are_read_whole():
+    model = nn.ModuleDict({name: nn.Linear(4, 4) for name in ("query", "key", "value")})
+    report = condition(model, ONE, include=(n for n in ("query", "key")), exclude=iter(["key"]))
+    assert [p.name for p in report] == ["query"]
+
+
+def test_tied_weights_with_other_heads_are_not_corrected_head_by_head():
+    model = nn.ModuleList([SpectralConditionedAttention(8, heads) for heads in (2, 4)])
+    for name in ("query", "key", "value"):
+        getattr(model[1], name).weight = getattr(model[0], name).weight
+    with pytest.raises(ValueError, match=r"0.query: .* with several corrections or layouts"):
+        condition(model, ONE, scope="head")
+    assert len(condition(model, ONE)) == 3
+
+
+def test_what_is_beside_attention_at_the_root_is_listed():
+    model = nn.ModuleDict({name: nn.Linear(4, 4) for name in ("query", "key", "value")})
+    model["other"] = nn.ModuleDict({"wqkv": nn.Linear(4, 12)})
+    assert [(u.name, u.kind) for u in condition(model, ONE).unmatched] == [("other", "ModuleDict")]
