@@ -63,8 +63,12 @@ def for_lightning(*, every: int = 50, batch: Any = None) -> Any:
         def on_train_start(self, trainer, pl_module):
             self.monitor = SpectralMonitor(pl_module, every=every, batch=batch)
             advance(pl_module, trainer.global_step)
+            self.seen = trainer.global_step
 
         def on_train_batch_end(self, trainer, pl_module, *_):
+            if trainer.global_step == self.seen:
+                return  # a batch whose gradient is only accumulated
+            self.seen = trainer.global_step
             advance(pl_module, trainer.global_step)
             values = self.monitor.step(trainer.global_step)
             if values:

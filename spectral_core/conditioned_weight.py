@@ -125,8 +125,6 @@ def take_off(module: nn.Module, parameter: str) -> None:
     order = module.parametrizations[parameter][0].order  # type: ignore[index, union-attr]
     _own_class(module)
     parametrize.remove_parametrizations(module, parameter, leave_parametrized=False)
-    if parametrize.is_parametrized(module):
-        return
     kept = dict(module._parameters)
     # optimizers save their state by the order of the parameters
     for key in [*(key for key in order if key in kept), *(key for key in kept if key not in order)]:

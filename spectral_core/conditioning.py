@@ -252,7 +252,7 @@ def _lines(
         weight = weights[p.module, p.parameter]
         role = "".join(weight.corrections) if scope == "packed" else p.role
         key = id(p.stored), role
-        if key in seen or (role != "".join(weight.corrections) and role not in weight.corrections):
+        if key in seen or role[0] not in weight.corrections:  # a whole matrix in two roles is listed under the first
             continue
         seen.add(key)
         shape = tuple(weight.plain(p.stored, role[0]).shape)

@@ -220,7 +220,8 @@ class FixedCorrection(Correction):
     """C given by the caller, for controls such as a random orthogonal matrix of the same norm.
 
     Args:
-        c: (m, n) finite floating tensor; it must match the weight it is added to, as stored.
+        c: (m, n) finite floating tensor; it must match the (out, in) matrix that it is added to, however that is
+            stored, or one head of it.
         preserve: see `Correction`.
 
     Raises:

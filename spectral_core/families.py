@@ -66,13 +66,19 @@ def _maxvit(module: Any) -> dict[str, Layout]:
     return {"qkv.weight": Layout("qkv", groups=module.num_heads if module.head_first else 1)}
 
 
+def _pool(module: Any) -> dict[str, Layout]:
+    heads = module.num_heads
+    queries = {"q.weight": Layout("q", heads=heads)} if isinstance(module.q, nn.Linear) else {}  # or the latent itself
+    return {**queries, "kv.weight": Layout("kv", heads=heads)}
+
+
 KNOWN: dict[str, Rule] = {
     "torch.nn.modules.activation.MultiheadAttention": _multihead,
     # timm: ViT, DeiT and most others share one class, which has lived in two places
     "timm.layers.attention.Attention": _sectioned(),
     "timm.models.vision_transformer.Attention": _sectioned(),
     "timm.layers.attention.AttentionRope": lambda m: {"qkv.weight": Layout("qkv")} if m.qkv is not None else {},
-    "timm.layers.attention_pool.AttentionPoolLatent": lambda m: {"q.weight": Layout("q"), "kv.weight": Layout("kv")},
+    "timm.layers.attention_pool.AttentionPoolLatent": _pool,
     "timm.models.beit.Attention": _sectioned(),
     "timm.models.eva.EvaAttention": lambda m: {"qkv.weight": Layout("qkv")} if m.qkv is not None else {},
     "timm.models.swin_transformer.WindowAttention": _sectioned(),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from spectral_core.capture import choose_layers
 from spectral_core.head_jacobians import attention_jacobians
 from spectral_core.layouts import Layout
 from spectral_core.projections import Projection, find_projections
@@ -43,7 +44,7 @@ class SpectralMonitor:
         names: of the attention modules.
 
     Raises:
-        ValueError: `every` not a positive integer, or a model without projections.
+        ValueError: `every` not a positive integer, a model without projections, or with `batch` one with fused layers.
     """
 
     def __init__(
@@ -57,6 +58,8 @@ class SpectralMonitor:
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise ValueError(f"every: expected a positive integer, got {every!r}")
         self.model, self.every, self.batch, self.layouts = model, every, batch, layouts
+        if batch is not None:
+            choose_layers(model, None)  # refuses now what `attention_jacobians` would refuse at the first look
         self.history: list[dict[str, float]] = []
         self.names = list(dict.fromkeys(p.attention for p in find_projections(model, layouts=layouts)))
 

@@ -18,8 +18,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from spectral_core.families import known_layouts
-from spectral_core.layouts import ROLES as ROLES
-from spectral_core.layouts import Layout
+from spectral_core.layouts import ROLES, Layout
 from spectral_core.matching import matches, near_names
 
 __all__ = ["Projection", "Unmatched", "find_projections", "survey"]
@@ -117,14 +116,13 @@ def survey(
 ) -> tuple[list[Projection], list[Unmatched]]:
     """What `find_projections` finds (maybe nothing), and what looks like attention but was not taken."""
     stated = _stated(model, layouts or {})
+    taken = {(p.name, p.parameter) for projections in stated.values() for p in projections}
     found: list[Projection] = []
     owners: set[str] = set()
     for name, module in model.named_modules():
         if isinstance(module, parametrize.ParametrizationList):
             continue
-        said = stated.get(name, [])
-        taken = {(p.name, p.parameter) for projections in stated.values() for p in projections}
-        here = [p for p in _in_module(name, module) if (p.name, p.parameter) not in taken] + said
+        here = [p for p in _in_module(name, module) if (p.name, p.parameter) not in taken] + stated.get(name, [])
         if here:
             owners.add(name)
             found += here
@@ -241,6 +239,7 @@ def _unmatched(model: nn.Module, owners: set[str]) -> Iterator[Unmatched]:
         fused = [child for child, _ in _children(module) if FUSED_NAME.fullmatch(child)]
         if (fused or ATTENTION_CLASS.search(kind)) and any(p.ndim > 1 for p in module.parameters()):
             candidates[name] = module, kind
+
     def prefix(name: str) -> str:
         return f"{name}." if name else ""
 

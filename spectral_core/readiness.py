@@ -87,7 +87,7 @@ def check_weight(p: Projection) -> None:
             f"{p.label}: expected a plain floating-point weight, got {type(w).__name__} of {w.dtype} and shape "
             f"{tuple(w.shape)}: it looks quantised; condition and fold the full-precision model, then quantise it"
         )
-    check_tensor(w, p.label if p.label != p.name else f"{p.name}.{p.parameter}".lstrip("."))
+    check_tensor(w, f"{p.name}.{p.parameter}".lstrip("."))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from spectral_core.spectrum import condition_number
 
 __all__ = ["ConditionedProjection", "ConditioningReport"]
 
-QUICK = 1e8  # Σ m n min(m, n) up to which all κ together take about a tenth of a second
+QUICK = 1e8  # Σ m n min(m, n) up to which all κ together take 0.03 to 0.25 s on two cores (measured, 3 to 180 matrices)
 
 
 @dataclass(frozen=True)

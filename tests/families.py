@@ -173,6 +173,13 @@ TIMM = [
         image(32), QKV, sdpa=False,
     ),
     Family(
+        "timm DaViT, channel attention V2",
+        lambda: timm.models.DaVit(
+            depths=(1, 1), embed_dims=(12, 24), num_heads=(2, 3), window_size=4, num_classes=5, channel_attn_v2=True
+        ),
+        image(32), QKV, sdpa=False,
+    ),
+    Family(
         "timm Swin V2",
         lambda: timm.models.SwinTransformerV2(
             img_size=32, patch_size=4, window_size=4, embed_dim=12, depths=(2,), num_heads=(2,), num_classes=5
@@ -182,6 +189,13 @@ TIMM = [
     Family("timm BEiT", lambda: timm.models.Beit(**VIT), image(16), QKV, heads=3),
     Family(
         "timm EVA", lambda: timm.models.Eva(**VIT, qkv_fused=True), image(16), QKV, heads=3,
+    ),
+    Family(
+        "timm EVA, rotary", lambda: timm.models.Eva(**VIT, qkv_fused=True, attn_type="rope"), image(16), QKV, heads=3,
+    ),
+    Family(
+        "timm MaxViT, roles first", lambda: timm.models.maxxvit.AttentionCl(24, dim_head=8, head_first=False),
+        torch.randn(2, 5, 24, generator=torch.Generator().manual_seed(6)), {r"qkv\.weight": thirds}, heads=3,
     ),
     Family(
         "timm MaxViT",

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from families import TIMM, TRANSFORMERS, Asymmetric, asymmetric, whole
+from families import TIMM, TRANSFORMERS, Asymmetric, asymmetric, timm, whole
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from spectral_core import condition, find_projections, fold, unfold
+from spectral_core.families import KNOWN
 from spectral_core.projections import survey
 
 FAMILIES = TIMM + TRANSFORMERS
@@ -152,7 +153,7 @@ def by_rows(model, family, x):
     """q, k and v (…, heads, n, d) of every attention module of the model, for input x, by the rows written by hand."""
     for attention, roles in rows_by_attention(family, model).items():
         module = model.get_submodule(attention)
-        heads = getattr(module, "num_heads", family.heads)
+        heads = getattr(module, "num_heads", getattr(module, "groups", family.heads))
         yield module, {
             role: (x @ w.mT + bias_of(model, attention, layer, index)).unflatten(-1, (heads, -1)).transpose(-3, -2)
             for role, (layer, w, index) in roles.items()
@@ -173,8 +174,9 @@ def test_cross_covariance_attention_is_that_of_separate_projections():
 
 
 @torch.no_grad()
-def test_channel_attention_of_davit_puts_keys_and_values_into_the_softmax():
-    family = next(f for f in FAMILIES if f.name == "timm DaViT")
+@pytest.mark.parametrize("name", ["timm DaViT", "timm DaViT, channel attention V2"])
+def test_channel_attention_of_davit_puts_keys_and_values_into_the_softmax_but_for_its_second_version(name):
+    family = next(f for f in FAMILIES if f.name == name)
     model, checked = family.model(), 0
     for width in (12, 24):
         for module, made in by_rows_of_width(model, family, width):
@@ -182,6 +184,8 @@ def test_channel_attention_of_davit_puts_keys_and_values_into_the_softmax():
             if type(module).__name__ == "ChannelAttention":
                 attention = (k.mT @ v * q.shape[-1] ** -0.5).softmax(-1)  # q plays the part of the values
                 out = (attention @ q.mT).mT
+            elif type(module).__name__ == "ChannelAttentionV2":
+                out = ((q.mT @ k * q.shape[-2] ** -0.5).softmax(-1) @ v.mT).mT
             else:
                 out = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1) @ v
             expected = module.proj(out.transpose(1, 2).flatten(2))
@@ -235,7 +239,23 @@ def test_bloom_and_codegen_make_what_the_rows_say(monkeypatch):
 
 
 def test_every_fused_family_is_proved():
-    assert {f.name for f in FUSED if not f.sdpa} == {"timm XCiT", "timm DaViT", "timm Swin V2", "BLOOM", "CodeGen"}
+    written_out = {"timm XCiT", "timm DaViT", "timm DaViT, channel attention V2", "timm Swin V2", "BLOOM", "CodeGen"}
+    assert {f.name for f in FUSED if not f.sdpa} == written_out
+
+
+def test_every_known_class_is_met_in_a_model():
+    met = {f"{type(m).__module__}.{type(m).__qualname__}" for family in FAMILIES for m in family.model().modules()}
+    elsewhere = {
+        "torch.nn.modules.activation.MultiheadAttention",  # test_multihead.py
+        "timm.models.vision_transformer.Attention",  # the older place of timm.layers.attention.Attention
+    }
+    assert set(KNOWN) - met == elsewhere
+
+
+def test_pooling_whose_latent_is_the_query_has_keys_and_values_alone():
+    pool = timm.layers.AttentionPoolLatent(24, num_heads=3, q_proj=False)
+    found = find_projections(pool)
+    assert [(p.name, p.role, p.layout.heads_of(p.role)) for p in found] == [("kv", "k", 3), ("kv", "v", 3)]
 
 
 def test_a_subclass_with_another_forward_is_not_taken_for_its_parent():

@@ -64,6 +64,12 @@ def test_every_must_be_a_positive_integer(every):
         SpectralMonitor(SpectralConditionedAttention(8, 2), every=every)
 
 
+def test_a_batch_for_fused_layers_is_refused_at_once():
+    family = FAMILY["timm ViT"]
+    with pytest.raises(ValueError, match=r"blocks.0.attn.qkv: expected separate nn.Linear layers"):
+        SpectralMonitor(family.model(), batch=family.batch)
+
+
 def test_a_model_without_attention_is_refused():
     with pytest.raises(ValueError, match="expected a model with query, key and value weights"):
         SpectralMonitor(nn.Linear(2, 2))
