@@ -19,9 +19,11 @@ from spectral_core._checks import check_number
 from spectral_core._progress import progress_bar
 from spectral_core.bounds import suggest_lambda
 from spectral_core.candidate_scores import Candidate, check_limits, score
-from spectral_core.capture import Plan, call_model, capture_calls, choose_layers, evaluation, lay_out
+from spectral_core.capture import call_model, capture_calls, choose_layers, evaluation
 from spectral_core.conditioning import corrected
 from spectral_core.corrections import Correction, IdentityCorrection
+from spectral_core.head_plans import Plan, lay_out
+from spectral_core.layouts import Layout
 from spectral_core.polar_correction import PolarCorrection
 from spectral_core.projections import ROLES, find_projections
 from spectral_core.readiness import check_ready
@@ -95,6 +97,7 @@ def calibrate(
     heads: Iterable[int] | None = None,
     max_saturation: float = 0.5,
     max_logit_change: float = 4.0,
+    layouts: Mapping[str, Layout] | None = None,
     progress: bool = True,
 ) -> Calibration:
     """The corrections, by role, that minimise the exact κ(J) of `model` on `batch` within two limits.
@@ -106,7 +109,7 @@ def calibrate(
     `max_logit_change` (growth up to a standard deviation of 2, where softmax is still soft, is always allowed).
 
     Args:
-        model: with separate `nn.Linear` query, key and value layers, not conditioned. It is left as it was.
+        model: with query, key and value layers that are known, fused or not, not conditioned. It is left as it was.
         batch: what the model is called with: a tensor, a tuple of arguments, or a mapping of keyword arguments. Every
             example of it costs the same again, so pass one or few.
         roles: those that may be corrected, any subset of "qkv".
@@ -116,6 +119,7 @@ def calibrate(
         layers, heads: as in `attention_jacobians`, to look at a part of a large model.
         max_saturation: in (0, 1].
         max_logit_change: ≥ 1.
+        layouts: as in `find_projections`.
         progress: show a bar on standard error when this takes over a second.
 
     Raises:
@@ -128,10 +132,10 @@ def calibrate(
     change = check_number(max_logit_change, "max_logit_change", minimum=1.0)
     roles = "".join(r for r in ROLES if r in roles)
     given = None if candidates is None else _named(candidates, roles)
-    projections = find_projections(model)
+    projections = find_projections(model, layouts=layouts)
     check_ready(model, projections, projections)
     _check_batch(model, batch)
-    chosen, wanted = choose_layers(model, layers), None if heads is None else list(heads)
+    chosen, wanted = choose_layers(model, layers, layouts), None if heads is None else list(heads)
 
     def plans(by_role: By) -> list[Plan]:
         with corrected(projections, by_role):

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spectral_core.capture import Plan
 from spectral_core.corrections import Correction
+from spectral_core.head_plans import Plan
 from spectral_core.jacobian_condition import GRAM_FLOOR
 from spectral_core.lanczos import largest, random_block
 

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from spectral_core._progress import progress_bar
-from spectral_core.capture import Plan, capture_calls, choose_layers, lay_out
+from spectral_core.capture import capture_calls, choose_layers
+from spectral_core.head_plans import Plan, lay_out
+from spectral_core.layouts import Layout
 from spectral_core.projections import ROLES
 from spectral_core.spectrum import condition_number
 
@@ -54,12 +56,14 @@ def attention_jacobians(
     wrt: str = "qkv",
     method: str = "auto",
     max_bytes: int = 4 * 2**30,
+    layouts: Mapping[str, Layout] | None = None,
+    refused: dict[str, str] | None = None,
     progress: bool = True,
 ) -> list[HeadJacobian]:
     """One record per attention layer and head of `model`, at the inputs that `batch` produces.
 
     Args:
-        model: any module whose attention has separate `nn.Linear` query, key and value layers. It is left as it
+        model: any model of `find_projections` with softmax attention, its weights fused or not. It is left as it
             was: same outputs, training mode, hooks and state.
         batch: what the model is called with: a tensor, a tuple of arguments, or a mapping of keyword arguments.
             κ is computed for every example of it, so pass few.
@@ -67,6 +71,8 @@ def attention_jacobians(
         heads: indices of heads; None for all.
         wrt, method: as in `AttentionJacobian.condition_number`.
         max_bytes: memory for one chunk of heads and examples, beyond the model's own.
+        layouts: as in `find_projections`.
+        refused: a dict that takes {layer: why} for layers whose Jacobian is another one, instead of an error.
         progress: show a bar on standard error when this takes over a second.
 
     Raises:
@@ -75,16 +81,26 @@ def attention_jacobians(
     """
     if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
         raise ValueError(f"max_bytes: expected a positive integer, got {max_bytes!r}")
-    chosen = choose_layers(model, layers)
+    chosen = choose_layers(model, layers, layouts)
     wanted = None if heads is None else list(heads)
     plans = []
-    for name, call in capture_calls(model, batch, chosen):
+    for name, call in capture_calls(model, batch, chosen, refused):
         module = name.partition("#")[0]
-        plans.append(lay_out(name, model.get_submodule(module), chosen[module], call, wanted))
+        try:
+            plans.append(lay_out(name, model.get_submodule(module), chosen[module], call, wanted))
+        except ValueError as error:
+            if refused is None:
+                raise
+            refused[name] = str(error)
     records: list[HeadJacobian] = []
     with progress_bar("κ(J) of attention heads", sum(plan.pairs for plan in plans), shown=progress) as advance:
         for plan in plans:
-            records += _measure(plan, wrt, method, max_bytes, advance)
+            try:
+                records += _measure(plan, wrt, method, max_bytes, advance)
+            except ValueError as error:
+                if refused is None:
+                    raise
+                refused[plan.name] = f"{plan.name}: {error}"
     return records
 
 

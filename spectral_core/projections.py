@@ -68,6 +68,18 @@ class Projection:
         return self.layout.take(getattr(self.module, self.parameter), self.role)
 
     @property
+    def bias(self) -> Tensor | None:
+        """What is added to the outputs of this role, (out,), or None."""
+        if isinstance(self.module, nn.MultiheadAttention):
+            packed = self.module.in_proj_bias
+            return None if packed is None else packed.chunk(3)[ROLES.index(self.role)]
+        bias = getattr(self.module, "bias", None)
+        if not isinstance(bias, Tensor) or self.parameter != "weight" or self.stored.ndim != 2:
+            return None
+        column = bias.unsqueeze(0 if self.layout.transposed else 1)  # lies as the outputs of the weight do
+        return self.layout.take(column, self.role).squeeze(-1)
+
+    @property
     def label(self) -> str:
         """`name`, with the parameter where that is not simply "weight"."""
         return self.name if self.parameter == "weight" else f"{self.name}.{self.parameter}".lstrip(".")
@@ -120,8 +132,8 @@ def survey(
     found: list[Projection] = []
     owners: set[str] = set()
     for name, module in model.named_modules():
-        if isinstance(module, parametrize.ParametrizationList):
-            continue
+        if isinstance(module, parametrize.ParametrizationList) or "_orig_mod" in module._modules:
+            continue  # the second is what torch.compile puts around a module, and answers for it
         here = [p for p in _in_module(name, module) if (p.name, p.parameter) not in taken] + stated.get(name, [])
         if here:
             owners.add(name)
@@ -135,7 +147,15 @@ def stored_parameter(module: nn.Module, parameter: str) -> Tensor:
         stack: Any = module.parametrizations[parameter]  # type: ignore[index, union-attr]
         if stack.is_tensor:
             return stack.original
-    return getattr(module, parameter)
+    own = module._parameters.get(parameter)  # names in a file may be anything, "forward" too
+    return getattr(module, parameter) if own is None else own
+
+
+def submodule(model: nn.Module, name: str) -> nn.Module:
+    """The module of that dotted name, whatever its parts are called."""
+    for part in name.split(".") if name else ():
+        model = model._modules[part]  # type: ignore[assignment]
+    return model
 
 
 def describe_unmatched(unmatched: list[Unmatched]) -> str:
@@ -161,7 +181,7 @@ def _projections(owner: str, module: nn.Module, layouts: dict[str, Layout]) -> l
     found = []
     for path, layout in layouts.items():
         child, _, parameter = path.rpartition(".")
-        holder = module.get_submodule(child)
+        holder = submodule(module, child)
         where = ".".join(filter(None, (owner, child)))
         found += [Projection(where, role, holder, parameter, layout, owner) for role in layout.roles if role != "-"]
     counts = _head_counts(module, found)
@@ -205,7 +225,7 @@ def _stated(model: nn.Module, layouts: Mapping[str, Layout]) -> dict[str, list[P
                 raise ValueError(f"{full}: expected one layout, got two, by {claimed[full]!r} and by {pattern!r}")
             claimed[full] = pattern
             holder, key, shape = parameters[full]
-            if len(shape) == 3 and isinstance(model.get_submodule(holder), nn.modules.conv._ConvNd):
+            if len(shape) == 3 and isinstance(submodule(model, holder), nn.modules.conv._ConvNd):
                 raise ValueError(
                     f"{full}: expected a matrix, heads of matrices or a 2-D convolution, got a 1-D convolution "
                     f"of shape {tuple(shape)}; use an nn.Linear, which does the same where the kernel is 1"
@@ -213,7 +233,7 @@ def _stated(model: nn.Module, layouts: Mapping[str, Layout]) -> dict[str, list[P
             layout.section_sizes(shape, full)
             owner = holder.rpartition(".")[0] if key == "weight" else holder
             by_owner.setdefault(owner, {})[full[len(owner) :].lstrip(".")] = layout
-    return {owner: _projections(owner, model.get_submodule(owner), paths) for owner, paths in by_owner.items()}
+    return {owner: _projections(owner, submodule(model, owner), paths) for owner, paths in by_owner.items()}
 
 
 def _parameters(model: nn.Module) -> Iterator[tuple[str, tuple[str, str, torch.Size]]]:

@@ -259,7 +259,6 @@ class KeysMoved(Attention):
 
 @pytest.mark.parametrize(("build", "settings", "message"), [
     (lambda: nn.Sequential(nn.Linear(12, 12)), {}, r"expected a model with query, key and value weights"),
-    (lambda: nn.MultiheadAttention(12, 3), {}, r"in_proj_weight: expected separate nn.Linear layers .* got the layout"),
     (Model, {"layers": [3]}, r"layers: expected positions below 1 or names among \['attn'\], got 3"),
     (Model, {"layers": "encoder"}, r"layers: expected positions .* got 'encoder'"),
     (Model, {"heads": [0, 3]}, r"heads: expected indices from 0 to 2 \(attn\), got 3"),
