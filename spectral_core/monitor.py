@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from spectral_core.capture import choose_layers
+from spectral_core.capture import own_cache
 from spectral_core.head_jacobians import attention_jacobians
 from spectral_core.layouts import Layout
 from spectral_core.projections import Projection, find_projections
-from spectral_core.spectrum import singular_values
+from spectral_core.spectrum import spectrum
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["SpectralMonitor"]
+
+Stacks = dict[tuple, list[tuple[str, Tensor]]]  # shape, dtype and device: (key, heads)
 
 
 class SpectralMonitor:
@@ -24,14 +32,22 @@ class SpectralMonitor:
 
     `step(i)` gives a flat dict, such as {"spectral/layer03/q/kappa": 41.2, …}:
 
-    * `kappa`: σ_max/σ_min of the worst head (of the whole matrix where the number of heads is not known),
+    * `kappa`: `condition_number` of the worst head (of the whole matrix where the number of heads is not known), inf
+      when rank deficient,
     * `sigma_max`: the largest singular value of all heads,
     * with a `batch` also "spectral/layer03/kappa_j" and "…/saturation", the worst κ(J) and the mean saturation over
       heads at that batch, which cost far more.
 
     Layers are numbered in the order of the model's attention modules; `names` has their names. Works on plain and
-    conditioned models, compiled or not, and inside DistributedDataParallel and `fully_shard`, where every process must
-    call `step` and all get the same numbers.
+    conditioned models, compiled or not, in DistributedDataParallel and `fully_shard`: every process calls `step`, the
+    first one alone computes and gets the numbers, the others get None.
+
+        writer = SummaryWriter()                             # TensorBoard
+        for key, value in (monitor.step(i) or {}).items():
+            writer.add_scalar(key, value, i)
+
+        if (values := monitor.step(i)) is not None:
+            wandb.log(values, step=i)                        # or trackio.log(values, step=i)
 
     Args:
         model: any model of `find_projections`.
@@ -40,11 +56,11 @@ class SpectralMonitor:
         layouts: as in `find_projections`.
 
     Attributes:
-        history: all dicts so far, each with its "step".
+        history: all dicts so far, each with its "step"; `pandas.DataFrame(monitor.history)` is a table of them.
         names: of the attention modules.
 
     Raises:
-        ValueError: `every` not a positive integer, a model without projections, or with `batch` one with fused layers.
+        ValueError: `every` not a positive integer, a model without projections, or an unknown setting.
     """
 
     def __init__(
@@ -57,45 +73,69 @@ class SpectralMonitor:
     ) -> None:
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise ValueError(f"every: expected a positive integer, got {every!r}")
-        self.model, self.every, self.batch, self.layouts = model, every, batch, layouts
-        if batch is not None:
-            choose_layers(model, None)  # refuses now what `attention_jacobians` would refuse at the first look
+        self.model, self.every, self.batch, self.layouts = _unwrapped(model), every, batch, layouts
         self.history: list[dict[str, float]] = []
-        self.names = list(dict.fromkeys(p.attention for p in find_projections(model, layouts=layouts)))
+        self.names = list(dict.fromkeys(p.attention for p in find_projections(self.model, layouts=layouts)))
 
     @torch.no_grad()
     def step(self, i: int) -> dict[str, float] | None:
-        """The values at training step `i`, or None where it is not a multiple of `every`."""
+        """The values at training step `i`, or None where it is not a multiple of `every` or the process not the first.
+
+        Weights that are not finite give nan. Layers whose Jacobian is not built have no κ(J), which is said once.
+
+        Raises:
+            ValueError: `batch` with a model in shards, or one that does not fit the model.
+        """
         if i % self.every:
             return None
-        values = self._spectra()
+        is_first = not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+        projections = find_projections(self.model, layouts=self.layouts)
+        is_sharded = any(hasattr(p.stored, "full_tensor") for p in projections)
+        if not (is_first or is_sharded):
+            return None
+        if is_sharded and self.batch is not None:
+            raise ValueError("batch: expected None for a model in shards, whose heads no process has as a whole")
+        stacks = self._stacks(projections)  # collective where weights are sharded
+        if not is_first:
+            return None
+        values = _spectra(stacks)
         if self.batch is not None:
-            values |= self._jacobians()
+            with own_cache():
+                values |= self._jacobians()
         self.history.append({"step": i, **values})
         return values
 
-    def _spectra(self) -> dict[str, float]:
-        stacks: dict[tuple, list[tuple[str, Tensor]]] = defaultdict(list)
-        gathered: dict[int, Tensor] = {}
-        with parametrize.cached():  # a conditioned weight that holds three roles is computed once
-            for p in find_projections(self.model, layouts=self.layouts):
-                w = heads_in_use(p, gathered)
-                key = f"spectral/layer{self.names.index(p.attention):02d}/{p.role}"
-                stacks[(*w.shape, w.dtype, w.device)].append((key, w))
-        values: dict[str, float] = {}
-        for same in stacks.values():  # equal shapes in one call
-            s = singular_values(torch.stack([w for _, w in same]))
-            largest, smallest = s[..., 0], s[..., -1]
-            kappa = torch.where(smallest > 0, largest / smallest, torch.inf).amax(-1).tolist()
-            for (key, _), worst, norm in zip(same, kappa, largest.amax(-1).tolist(), strict=True):
-                values |= {f"{key}/kappa": worst, f"{key}/sigma_max": norm}
-        return dict(sorted(values.items()))
+    def plot(self) -> Figure:
+        """κ of Q, K and V of every layer over the steps, and κ(J) and saturation where they were measured.
+
+        Raises:
+            ImportError: matplotlib is missing; the message names the extra that brings it.
+            ValueError: nothing was recorded yet.
+        """
+        from spectral_core.plots import spectral_history
+
+        if not self.history:
+            raise ValueError("history: expected at least one record, got none; call step(0) first")
+        return spectral_history(self.history)
+
+    def _stacks(self, projections: list[Projection]) -> Stacks:
+        """Heads of equal shape together, with the key of each role."""
+        stacks: Stacks = defaultdict(list)
+        used: dict[tuple[int, str], Tensor] = {}
+        for p in projections:
+            w = heads_in_use(p, used)
+            key = f"spectral/layer{self.names.index(p.attention):02d}/{p.role}"
+            stacks[(*w.shape, w.dtype, w.device)].append((key, w))
+        return stacks
 
     def _jacobians(self) -> dict[str, float]:
         assert self.batch is not None
         by_layer = defaultdict(list)
-        for record in attention_jacobians(self.model, self.batch):
+        refused: dict[str, str] = {}
+        for record in attention_jacobians(self.model, self.batch, layouts=self.layouts, refused=refused):
             by_layer[self.names.index(record.layer.partition("#")[0])].append(record)
+        if refused and not self.history:
+            warnings.warn(f"no κ(J) of {len(refused)} layers: {next(iter(refused.values()))}", stacklevel=3)
         values = {}
         for layer, records in by_layer.items():
             values[f"spectral/layer{layer:02d}/kappa_j"] = max(float(r.condition_number.max()) for r in records)
@@ -103,15 +143,40 @@ class SpectralMonitor:
         return values
 
 
-def heads_in_use(p: Projection, gathered: dict[int, Tensor]) -> Tensor:
-    """W + C of one role, (heads, rows of one, in), or (1, out, in) where heads are not known; gathered if sharded."""
-    stored = p.stored
-    if not hasattr(stored, "full_tensor"):
-        w = p.weight
-    else:
-        stored = gathered.setdefault(id(stored), stored.full_tensor())
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself: outside the graph of `torch.compile`, and free of DistributedDataParallel's collectives."""
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
+def _spectra(stacks: Stacks) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for same in stacks.values():  # equal shapes in one call
+        stack = torch.stack([w for _, w in same])
+        sound = torch.isfinite(stack).flatten(1).all(1)  # a run that diverges must not end here, in one process alone
+        found = spectrum(stack.where(sound.view(-1, 1, 1, 1), 0))
+        kappa, largest = found.condition_number.amax(-1), found.singular_values[..., 0].amax(-1)
+        for (key, _), good, worst, norm in zip(same, sound.tolist(), kappa.tolist(), largest.tolist(), strict=True):
+            values |= {f"{key}/kappa": worst if good else math.nan, f"{key}/sigma_max": norm if good else math.nan}
+    return dict(sorted(values.items()))
+
+
+def heads_in_use(p: Projection, used: dict[tuple[int, str], Tensor]) -> Tensor:
+    """W + C of one role, (heads, rows of one, in), or (1, out, in) if heads are not known; gathered if sharded.
+
+    `used` keeps whole parameters for their other roles; parametrize.cached() would keep them for the caller too, and
+    without a graph.
+    """
+    stored, key = p.stored, (id(p.module), p.parameter)
+    if key not in used:
+        w = stored.full_tensor() if hasattr(stored, "full_tensor") else stored
         if parametrize.is_parametrized(p.module, p.parameter):
             for step in p.module.parametrizations[p.parameter]:  # type: ignore[index, union-attr]
-                stored = step(stored)
-        w = p.layout.take(stored, p.role)
-    return w.detach().unflatten(0, (p.layout.heads_of(p.role) or 1, -1))
+                w = step(w)
+        used[key] = w.detach()
+    return p.layout.take(used[key], p.role).unflatten(0, (p.layout.heads_of(p.role) or 1, -1))

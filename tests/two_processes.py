@@ -52,7 +52,9 @@ def run(engine, family, rank, folder):
         wrapped = DistributedDataParallel(model)
         if engine == "ddp-compiled":
             wrapped = torch.compile(wrapped, backend="aot_eager")
-    monitor = SpectralMonitor(model if engine == "fsdp" else wrapped, every=3)
+    # κ(J) is measured by the first process alone, through a wrapper whose buffers are synchronised by both
+    batch = family.batch if engine != "fsdp" and family.name == "timm ViT" else None
+    monitor = SpectralMonitor(model if engine == "fsdp" else wrapped, every=3, batch=batch)
     train(wrapped, family, rank)
     (folder / f"{engine} {family.name} {rank}.json").write_text(json.dumps(monitor.step(3)))
     state = get_model_state_dict(model, options=FULL)
@@ -81,6 +83,7 @@ def main(folder, rank):
         "fold": said(lambda: fold(model)),
         "unfold": said(lambda: unfold(model)),
         "folded": said(lambda: plain_state_dict(model, folded=True)),
+        "batch": said(lambda: SpectralMonitor(model, batch=FAMILY["timm ViT"].batch).step(0)),
         "condition": said(lambda: condition(shard(FAMILY["timm ViT"].model()), Asymmetric())),
     }
     model = FAMILY["GPT-2"].model()

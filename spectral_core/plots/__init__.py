@@ -9,6 +9,7 @@ from spectral_core.plots.attention import attention_head, jacobian_blocks, jacob
 from spectral_core.plots.calibration import calibration_sweep
 from spectral_core.plots.compare import curves, seed_dots, sweep
 from spectral_core.plots.descent import descent, shifted_kappa, steps_against_kappa
+from spectral_core.plots.monitor import spectral_history
 from spectral_core.plots.style import png
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "png",
     "seed_dots",
     "shifted_kappa",
+    "spectral_history",
     "steps_against_kappa",
     "sweep",
 ]
