@@ -33,6 +33,8 @@ bench: $(VENV)/.dev $(VENV)/.bench ## print the timing tables and write them to 
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/calibration.py
 	$(BIN)/python benchmarks/drop_in.py
+	$(BIN)/python benchmarks/audit.py
+	$(BIN)/python benchmarks/monitor.py
 	$(BIN)/python benchmarks/slider_latency.py
 
 lint: $(VENV)/.dev ## check style and types

@@ -8,7 +8,8 @@ imported for it. A new one is one line.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from torch import nn
@@ -16,7 +17,7 @@ from torch.nn.utils import parametrize
 
 from spectral_core.layouts import Layout
 
-__all__ = ["known_layouts"]
+__all__ = ["configured_layouts", "known_layouts"]
 
 Rule = Callable[[Any], dict[str, Layout]]  # attention module -> {path of a parameter in it: its layout}
 
@@ -102,6 +103,16 @@ KNOWN: dict[str, Rule] = {
         lambda m: {"qkv_proj.weight": Layout("qvk", groups=4)},
 }  # fmt: skip
 
+#: a configuration's "model_type" -> its class with fused weights, for checkpoints of which no model is built
+MODEL_TYPES = {
+    kind: f"transformers.models.{kind}.modeling_{kind}.{name}"
+    for kind, name in {
+        "gpt2": "GPT2Attention", "gpt_neox": "GPTNeoXAttention", "falcon": "FalconAttention",
+        "bloom": "BloomAttention", "gpt_bigcode": "GPTBigCodeAttention", "phi3": "Phi3Attention",
+        "modernbert": "ModernBertAttention", "codegen": "CodeGenAttention",
+    }.items()
+}  # fmt: skip
+
 
 def known_layouts(module: nn.Module) -> dict[str, Layout]:
     """{path of a parameter in the module: its layout} if its class is known; else empty.
@@ -115,3 +126,25 @@ def known_layouts(module: nn.Module) -> dict[str, Layout]:
             return rule(module) if own.forward is cls.forward else {}
     return {}
 
+
+
+def configured_layouts(config: Mapping[str, Any], heads: int | None, children: set[str]) -> dict[str, Layout]:
+    """`known_layouts` of an attention module that is not there: by its configuration and the names of its children."""
+    rule = KNOWN.get(MODEL_TYPES.get(str(config.get("model_type")), ""))
+
+    def count(*keys: str) -> int:
+        values = (config.get(key) for key in keys)
+        return next((v for v in values if isinstance(v, int) and not isinstance(v, bool) and v > 0), 0)
+
+    hidden = count("hidden_size", "n_embd", "n_embed")
+    if rule is None or not hidden or not heads:
+        return {}
+    width = count("head_dim") or hidden // heads
+    new, multi_query = config.get("new_decoder_architecture", False), config.get("multi_query", True)
+    kv_heads = count("num_key_value_heads") or (count("num_kv_heads") if new else 0) or heads
+    layouts = rule(SimpleNamespace(
+        config=SimpleNamespace(num_attention_heads=heads), num_heads=heads, head_dim=width, embed_dim=hidden,
+        num_key_value_heads=kv_heads, num_kv_heads=kv_heads, kv_dim=width, multi_query=multi_query,
+        new_decoder_architecture=new, is_cross_attention="q_attn" in children,
+    ))  # fmt: skip
+    return layouts if all(path.partition(".")[0] in children for path in layouts) else {}

@@ -14,7 +14,6 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from find_browser import CHROMIUM_FLAGS, MISSING, find_browser
 from playwright.sync_api import Browser, Page, expect
 
 from app import MAX_RUNS
@@ -23,13 +22,6 @@ from spectral_core.svg import format_number
 
 ROOT = Path(__file__).parent.parent
 TRAIN = 15_000  # ms that a busy machine may take for something that takes a second
-
-
-@pytest.fixture(scope="session")
-def browser_type_launch_args(browser_type_launch_args):
-    path = find_browser()
-    assert path, MISSING  # fails, never skips
-    return {**browser_type_launch_args, "executable_path": path, "args": CHROMIUM_FLAGS}
 
 
 class Server:
