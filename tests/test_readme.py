@@ -7,13 +7,17 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from spectral_core.cli import app
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, re.S)
-PRINTED = ("κ before", "refused: attention saturates", "tensor([[17., ", "q|k|v", "spectral/layer00/k/kappa")
+PRINTED = ("κ before", "refused: attention saturates", "tensor([[17., ", "q|k|v", "spectral/layer00/k/kappa",
+           "layer 0, Q, head 2 []", "Spectra of 1 layers over 3 looks", "spectral/layer00/k/kappa")  # fmt: skip
 
 
 def test_every_example_is_tested() -> None:
@@ -22,10 +26,25 @@ def test_every_example_is_tested() -> None:
 
 @pytest.mark.filterwarnings("ignore:the correction made")
 @pytest.mark.parametrize(("code", "printed"), zip(EXAMPLES, PRINTED, strict=False))
-def test_an_example_runs_and_has_ten_lines(code: str, printed: str, capsys) -> None:
+def test_an_example_runs_and_has_ten_lines(code: str, printed: str, capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)  # loggers write into the folder that they are in
+    monkeypatch.setenv("WANDB_SILENT", "true")
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
     exec(compile(code, "README.md", "exec"), {})
     assert printed in capsys.readouterr().out
+
+
+AUDITS = re.findall(r"^spectral-core (audit .*?)(?:  +#.*)?$", TEXT, re.M)
+
+
+@pytest.mark.parametrize("command", [a for a in AUDITS if not a.endswith("--data")])
+def test_the_audits_that_it_shows_run(command: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(app, command.split()).exit_code == 0
+
+
+def test_some_audits_are_shown() -> None:
+    assert len(AUDITS) == 3
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\((?!http)([^)#]+)\)", TEXT))
