@@ -204,11 +204,16 @@ def test_a_thousand_heads_are_left_to_the_csv():
 
 
 def test_a_heat_map_shows_holes_and_infinity():
-    drawn = heat_map("κ", {(0, 0): (2.0, "here"), (1, 1): (float("inf"), "there")}, span=[2.0, float("inf")])
+    drawn = heat_map(
+        "κ", {(0, 0): (2.0, 1.0, "here"), (1, 1): (float("inf"), float("inf"), "there")}, span=[1.0, float("inf")]
+    )
     assert drawn.count('class="hole"') == 2
     assert 'fill-opacity="1.00"><title>there: ∞</title>' in drawn
     assert "2 layers by 2 columns, from 2 to 2" in drawn
-    assert ">7</text>" in heat_map("κ", {(7, 0): (2.0, "here")}, span=[2.0])
+    assert ">7</text>" in heat_map("κ", {(7, 0): (2.0, 2.0, "here")}, span=[2.0])
+    even = heat_map("κ", {(0, i): (2 + i / 100, 2 + i / 100, "") for i in range(9)}, span=[2.0, 2.08])
+    assert max(float(o) for o in re.findall(r'fill-opacity="([\d.]+)"', even)) < 0.15  # no contrast out of nothing
+    assert 'style="max-width: none"' in heat_map("κ", {(0, i): (2.0, 2.0, "") for i in range(40)}, span=[2.0])
 
 
 def test_spectra_are_paths_of_every_role():

@@ -10,8 +10,9 @@ from spectral_core.svg import format_number
 
 __all__ = ["STYLE", "heat_map", "spectra"]
 
-CELL, WIDE, ROW, MARGIN = 28, 68, 20, 30
+CELL, NARROW, WIDE, ROW, MARGIN = 28, 11, 68, 20, 30
 NUMBERED = 16  # columns up to which every cell carries its number
+SPAN = 0.5  # decades that the colours cover at least: small differences must not look large
 DECADES = 6  # of a small spectrum's axis, at most
 
 STYLE = """
@@ -28,18 +29,18 @@ svg { display: block; max-width: 100%; height: auto; } svg text { font: 10px sys
 
 
 def heat_map(
-    title: str, values: Mapping[tuple[int, int], tuple[float, str]], *, span: Sequence[float], log: bool = True,
+    title: str, values: Mapping[tuple[int, int], tuple[float, float, str]], *, span: Sequence[float], log: bool = True,
     names: Sequence[str] = (),
 ) -> str:
-    """Cells {(layer, column): (value, where in words)}; `span` holds all values that share the scale.
+    """Cells {(layer, column): (value, what its colour shows, where in words)}; `span` holds what shares the colours.
 
     Columns are heads unless they have `names`. Infinite values have the strongest colour, absent ones are dashed holes.
     """
     rows = sorted({i for i, _ in values})
     columns = list(range(max(j for _, j in values) + 1)) if not names else list(range(len(names)))
-    scale, cell = _scale(span, log), WIDE if names else CELL
-    width, height = MARGIN + cell * len(columns) + 1, ROW * (len(rows) + 1) + 1
     numbered = len(columns) <= NUMBERED
+    scale, cell = _scale(span, log), WIDE if names else CELL if numbered else NARROW
+    width, height = MARGIN + cell * len(columns) + 1, ROW * (len(rows) + 1) + 1
     body = []
     for place, i in enumerate(rows):
         y = ROW * place
@@ -50,23 +51,23 @@ def heat_map(
             if (i, j) not in values:
                 body.append(f'<rect class="hole" {box}/>')
                 continue
-            value, where = values[i, j]
+            value, colour, where = values[i, j]
             tip = escape(f"{where}: {format_number(value)}")
-            body.append(f'<rect {box} fill-opacity="{scale(value):.2f}"><title>{tip}</title></rect>')
+            body.append(f'<rect {box} fill-opacity="{scale(colour):.2f}"><title>{tip}</title></rect>')
             if numbered:
                 body.append(f'<text class="value" x="{x + cell / 2}" y="{y + 14}">{_short(value, bool(names))}</text>')
     for j in columns[:: 1 if numbered else 8]:
         at = f'x="{MARGIN + cell * (j + 0.5)}" y="{ROW * len(rows) + 13}"'
         body.append(f'<text class="column" {at}>{escape(names[j]) if names else j}</text>')
     body.append(f'<text x="0" y="{ROW * len(rows) + 13}">{"" if names else "head"}</text>')
-    finite = [v for v, _ in values.values() if math.isfinite(v)]
+    finite = [v for v, _, _ in values.values() if math.isfinite(v)]
     extent = f"from {format_number(min(finite))} to {format_number(max(finite))}" if finite else "no finite value"
     label = escape(f"{title}: {len(rows)} layers by {len(columns)} columns, {extent}", quote=True)
-    shown = width if numbered else min(width, 640)
+    fixed = "" if numbered else ' style="max-width: none"'  # it scrolls rather than shrinks its labels
     return (
         f'<figure class="map"><figcaption>{escape(title)}, {extent}</figcaption><div class="scroll" tabindex="0" '
-        f'role="region" aria-label="{label}"><svg viewBox="0 0 {width} {height}" width="{shown}" role="img" '
-        f'aria-label="{label}">{"".join(body)}</svg></div></figure>'
+        f'role="region" aria-label="{label}"><svg viewBox="0 0 {width} {height}" width="{width}"{fixed} '
+        f'role="img" aria-label="{label}">{"".join(body)}</svg></div></figure>'
     )
 
 
@@ -103,6 +104,7 @@ def _scale(span: Sequence[float], log: bool):
     """A function from a value to an opacity between 0.05 and 1."""
     finite = [math.log10(max(v, 1e-300)) if log else v for v in span if math.isfinite(v)] or [0.0]
     low, high = min(finite), max(finite)
+    high = max(high, low + SPAN) if log else high
 
     def opacity(value: float) -> float:
         if not math.isfinite(value):

@@ -120,8 +120,9 @@ def _head_maps(rows: list[MatrixAudit]) -> str:
     """One heat map for each role, on one scale."""
     maps = [
         heat_map(
-            f"κ of W_{role.upper()}", {(m.index, m.head or 0): (m.kappa, m.where) for m in rows if m.role == role},
-            span=[m.kappa for m in rows],
+            f"κ of W_{role.upper()}",
+            {(m.index, m.head or 0): (m.kappa, m.kappa / m.random, m.where) for m in rows if m.role == role},
+            span=[m.kappa / m.random for m in rows],
         )
         for role in "qkv"
         if any(m.role == role for m in rows)
@@ -130,22 +131,22 @@ def _head_maps(rows: list[MatrixAudit]) -> str:
 
 
 def _whole_map(rows: list[MatrixAudit]) -> str:
-    values = {(m.index, "qkv".index(m.role)): (m.kappa, m.where) for m in rows}
-    return _scale_note(rows) + heat_map("κ", values, span=[m.kappa for m in rows], names="QKV")
+    values = {(m.index, "qkv".index(m.role)): (m.kappa, m.kappa / m.random, m.where) for m in rows}
+    return _scale_note(rows) + heat_map("κ", values, span=[m.kappa / m.random for m in rows], names="QKV")
 
 
 def _scale_note(rows: list[MatrixAudit]) -> str:
     random = list(dict.fromkeys(format_number(m.random) for m in rows))
     return (
-        '<p class="soft">Layers down. The stronger the colour, the larger κ (logarithmic); a Gaussian matrix of this '
-        f"shape has about {' or '.join(random[:3])}. All numbers are in the tables below.</p>"
+        '<p class="soft">Layers down. The stronger the colour, the larger κ beside that of a Gaussian matrix of the '
+        f"same shape (logarithmic), which is about {' or '.join(random[:3])}. All numbers are in the tables below.</p>"
     )
 
 
 def _jacobians(audit: Audit) -> str:
     worst = audit.worst_calls()
-    kappas = {at: (h.kappa_j, f"layer {h.index}, head {h.head}") for at, h in worst.items()}
-    saturations = {at: (h.saturation, f"layer {h.index}, head {h.head}") for at, h in worst.items()}
+    kappas = {at: (h.kappa_j, h.kappa_j, f"layer {h.index}, head {h.head}") for at, h in worst.items()}
+    saturations = {at: (h.saturation, h.saturation, f"layer {h.index}, head {h.head}") for at, h in worst.items()}
     table = _table(
         ["layer", "head", "κ(J)", "rank", "saturation", "‖J_Q‖", "‖J_K‖", "‖J_V‖"],
         [
@@ -158,7 +159,7 @@ def _jacobians(audit: Audit) -> str:
     return (
         f'<h2>Jacobians</h2><p class="soft">On {escape(audit.data)}. Where J is rank deficient, κ is over its rank.</p>'
         '<div class="grid">'
-        + heat_map("κ(J)", kappas, span=[v for v, _ in kappas.values()])
+        + heat_map("κ(J)", kappas, span=[v for v, _, _ in kappas.values()])
         + heat_map("Saturation: mean of the largest attention weight", saturations, span=[0, 1], log=False)
         + f"</div><details><summary>The numbers of every head</summary>{table}</details>"
     )
