@@ -87,6 +87,9 @@ def capture_calls(
         if current and isinstance(value, Tensor):
             current[-1].outputs.append(value.detach())
 
+    def see(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        note(next(iter([*arguments, *named.values()]), None))
+
     def store(roles: str):
         def hook(module: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Any]) -> None:
             if current:
@@ -103,7 +106,7 @@ def capture_calls(
             for holder, held in holders.items():
                 handles.append(holder.register_forward_pre_hook(store(held), with_kwargs=True))
             others = [m for m in module.modules() if isinstance(m, nn.Linear) and m not in holders]
-            handles += [m.register_forward_pre_hook(lambda _, arguments: note(arguments[0])) for m in others]
+            handles += [m.register_forward_pre_hook(see, with_kwargs=True) for m in others]
         with evaluation(model), _fast_path_off(), torch.compiler.set_stance("force_eager"), _Attention(current):
             call_model(model, batch)
     finally:

@@ -88,16 +88,16 @@ def attention_jacobians(
         module = name.partition("#")[0]
         try:
             plans.append(lay_out(name, model.get_submodule(module), chosen[module], call, wanted))
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:
             if refused is None:
                 raise
-            refused[name] = str(error)
+            refused[name] = str(error) if isinstance(error, ValueError) else f"{name}: {error}"
     records: list[HeadJacobian] = []
     with progress_bar("κ(J) of attention heads", sum(plan.pairs for plan in plans), shown=progress) as advance:
         for plan in plans:
             try:
                 records += _measure(plan, wrt, method, max_bytes, advance)
-            except ValueError as error:
+            except (ValueError, RuntimeError) as error:
                 if refused is None:
                     raise
                 refused[plan.name] = f"{plan.name}: {error}"

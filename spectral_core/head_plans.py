@@ -72,14 +72,18 @@ def lay_out(name: str, module: nn.Module, roles: Roles, call: Call, wanted: list
         )
     with torch.no_grad():
         weights = {role: p.weight.detach() for role, p in roles.items()}
+        for role, w in weights.items():
+            check_tensor(w, f"{name}: weight of its {role} layer")
         bias = {role: None if p.bias is None else p.bias.detach() for role, p in roles.items()}
-        projected = {role: F.linear(tokens[role], w, bias[role]) for role, w in weights.items()}
+        # under autocast tokens may come in another type than weights
+        projected = {role: F.linear(tokens[role].to(w.dtype), w, bias[role]) for role, w in weights.items()}
     if call.query is None or call.key is None:
         count = _infer(name, module, projected, call)
     else:
         count = call.query.shape[-3] if call.query.ndim > 2 else 1
-        _check_unchanged(name, "queries", projected["q"], call.query)
-        _check_unchanged(name, "keys", projected["k"], call.key)
+        factor = _factor(name, "queries", projected["q"], call.query) * _factor(name, "keys", projected["k"], call.key)
+        if factor != 1:  # OPT and Whisper scale their queries before the call
+            call.scale = factor * (call.query.shape[-1] ** -0.5 if call.scale is None else call.scale)
     picked = list(range(count)) if wanted is None else wanted
     for head in picked:
         if isinstance(head, bool) or not isinstance(head, int) or not 0 <= head < count:
@@ -138,8 +142,8 @@ def _infer(name: str, module: nn.Module, projected: dict[str, Tensor], call: Cal
     )
 
 
-def _check_unchanged(name: str, what: str, projected: Tensor, seen: Tensor) -> None:
-    """Refuse a layer whose queries or keys are not what its linear layer gave."""
+def _factor(name: str, what: str, projected: Tensor, seen: Tensor) -> float:
+    """What queries or keys are in units of what their linear layer gave; ValueError if that is no single number."""
     if projected.shape[-1] % seen.shape[-1] or seen.numel() % (len(projected) * seen.shape[-1] * seen.shape[-2]):
         raise ValueError(
             f"{name}: expected {what} of shape (examples, heads, n, d) made from tokens (examples, n, D), got "
@@ -151,11 +155,17 @@ def _check_unchanged(name: str, what: str, projected: Tensor, seen: Tensor) -> N
         heads = heads.repeat_interleave(seen.shape[1] // heads.shape[1], 1)
     # two roundings of the same product differ by a few eps of its largest entry
     tolerance = 64 * torch.finfo(seen.dtype).eps * float(heads.abs().max())
-    if heads.shape != seen.shape or float((heads - seen).abs().max()) > tolerance:
-        raise ValueError(
-            f"{name}: expected {what} straight from their linear layer, got {what} that are changed before attention "
-            f"(rotary positions or a norm?), and another Jacobian with them; {LEAVE_OUT}"
-        )
+    if heads.shape == seen.shape:
+        heads, seen = heads.double(), seen.double()
+        factor = float((heads * seen).sum() / heads.square().sum().clamp(min=1e-300))
+        if float((heads - seen).abs().max()) <= tolerance:
+            return 1.0
+        if factor > 0 and float((factor * heads - seen).abs().max()) <= factor * tolerance:
+            return factor
+    raise ValueError(
+        f"{name}: expected {what} straight from their linear layer, got {what} that are changed before attention "
+        f"(rotary positions or a norm?), and another Jacobian with them; {LEAVE_OUT}"
+    )
 
 
 def _boolean_mask(name: str, mask: Tensor | None, picked: list[int]) -> Tensor | None:

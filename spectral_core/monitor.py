@@ -75,7 +75,7 @@ class SpectralMonitor:
             raise ValueError(f"every: expected a positive integer, got {every!r}")
         self.model, self.every, self.batch, self.layouts = _unwrapped(model), every, batch, layouts
         self.history: list[dict[str, float]] = []
-        self.names = list(dict.fromkeys(p.attention for p in find_projections(self.model, layouts=layouts)))
+        self.names = list(dict.fromkeys(_name(p.attention) for p in find_projections(self.model, layouts=layouts)))
 
     @torch.no_grad()
     def step(self, i: int) -> dict[str, float] | None:
@@ -124,7 +124,7 @@ class SpectralMonitor:
         used: dict[tuple[int, str], Tensor] = {}
         for p in projections:
             w = heads_in_use(p, used)
-            key = f"spectral/layer{self.names.index(p.attention):02d}/{p.role}"
+            key = f"spectral/layer{self.names.index(_name(p.attention)):02d}/{p.role}"
             stacks[(*w.shape, w.dtype, w.device)].append((key, w))
         return stacks
 
@@ -133,7 +133,7 @@ class SpectralMonitor:
         by_layer = defaultdict(list)
         refused: dict[str, str] = {}
         for record in attention_jacobians(self.model, self.batch, layouts=self.layouts, refused=refused):
-            by_layer[self.names.index(record.layer.partition("#")[0])].append(record)
+            by_layer[self.names.index(_name(record.layer.partition("#")[0]))].append(record)
         if refused and not self.history:
             warnings.warn(f"no κ(J) of {len(refused)} layers: {next(iter(refused.values()))}", stacklevel=3)
         values = {}
@@ -154,6 +154,11 @@ def _unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
+def _name(attention: str) -> str:
+    """As it is without `torch.compile`, which may come later."""
+    return ".".join(part for part in attention.split(".") if part != "_orig_mod")
+
+
 def _spectra(stacks: Stacks) -> dict[str, float]:
     values: dict[str, float] = {}
     for same in stacks.values():  # equal shapes in one call
@@ -172,11 +177,26 @@ def heads_in_use(p: Projection, used: dict[tuple[int, str], Tensor]) -> Tensor:
     `used` keeps whole parameters for their other roles; parametrize.cached() would keep them for the caller too, and
     without a graph.
     """
-    stored, key = p.stored, (id(p.module), p.parameter)
+    key = (id(p.module), p.parameter)
     if key not in used:
-        w = stored.full_tensor() if hasattr(stored, "full_tensor") else stored
-        if parametrize.is_parametrized(p.module, p.parameter):
-            for step in p.module.parametrizations[p.parameter]:  # type: ignore[index, union-attr]
-                w = step(w)
-        used[key] = w.detach()
+        w = p.stored
+        used[key] = _corrected(p, w.full_tensor() if hasattr(w, "full_tensor") else w).detach()
     return p.layout.take(used[key], p.role).unflatten(0, (p.layout.heads_of(p.role) or 1, -1))
+
+
+def _corrected(p: Projection, w: Tensor) -> Tensor:
+    """The parameter in use, without a trace: nothing that a parametrization keeps moves on."""
+    if not parametrize.is_parametrized(p.module, p.parameter):
+        return w
+    stack: Any = p.module.parametrizations[p.parameter]  # type: ignore[index, union-attr]
+    if not stack.is_tensor or not bool(torch.isfinite(w).all()):
+        return w  # made of several parameters, and then in use as it is; or diverged, which corrections refuse
+    modes = {module: module.training for module in stack.modules()}
+    try:
+        stack.eval()
+        for step in stack:
+            w = step(w)
+        return w
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

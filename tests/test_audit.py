@@ -180,12 +180,37 @@ def test_heads_are_those_of_the_part_that_a_layer_belongs_to(tmp_path):
     ({"encoder_attention_heads": 4, "decoder_attention_heads": 6, "num_attention_heads": 2}, [4, 6, 2]),
     ({"num_attention_heads": 8, "head_ratio": 2}, [4, 4, 4]),
     ({"num_heads": [2, 3]}, [2, 2, 3]),
+    ({"num_encoder_attention_heads": 3, "num_decoder_attention_heads": 4, "num_heads": 2}, [3, 4, 2]),
+    ({"attention_heads": 6}, [6, 6, 6]),
+    ({"encoder": {"model_type": "x", "num_heads": 2}, "decoder": {"model_type": "y", "attention_heads": 4}}, [2, 4, 0]),
+    ({"encoder_attention_heads": 8, "backbone_config": {"num_heads": 2}}, [8, 8, 0]),
 ])  # fmt: skip
 def test_heads_of_sides_and_stages(config, expected, tmp_path):
     owners = ("encoder.layers.0.attn", "decoder.layers.0.attn", "levels.1.layers.0.attn")
     heads, gaps = heads_by_layer(triple(*owners), config, tmp_path)
     assert list(heads.values()) == [dict(zip(owners, expected, strict=True))[name] for name in heads]
     assert gaps == []
+
+
+def test_a_backbone_reads_its_own_part(tmp_path):
+    owners = ("backbone.swin.encoder.layers.1.attn", "other.encoder.layers.0.attn", "enc.block.1.0.attn")
+    config = {"encoder_attention_heads": 8, "backbone_config": {"num_heads": [2, 3]}}
+    assert heads_by_layer(triple(*owners[:2]), config, tmp_path)[0] == dict(zip(owners[:2], (3, 0), strict=True))
+    assert heads_by_layer(triple(owners[2]), {"num_attention_heads": [1, 4]}, tmp_path)[0] == {owners[2]: 4}
+
+
+def test_quantisation_settings_are_no_part_of_the_model(tmp_path):
+    config = {"num_heads": 3, "quantization_config": {"quant_method": "x"}}
+    assert heads_by_layer(triple("bert.encoder.layer.0.attn"), config, tmp_path)[0] == {"bert.encoder.layer.0.attn": 3}
+
+
+def test_layers_of_several_kinds_are_no_contradiction(tmp_path):
+    shapes = triple("layers.0.attn") | {f"layers.1.attn.{n}.weight": (12, 24) for n in ("key", "value")}
+    shapes["layers.1.attn.query.weight"] = (24, 24)
+    config = {"num_heads": 4, "num_key_value_heads": 4, "swa_num_key_value_heads": 2, "head_dim": 6, "hidden_size": 24}
+    assert heads_by_layer(shapes, config, tmp_path)[1] == []
+    del config["swa_num_key_value_heads"]
+    assert len(heads_by_layer(shapes, config, tmp_path)[1]) == 1
 
 
 def test_several_widths_are_no_contradiction(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from families import TRANSFORMERS, hf, timm
 from PIL import Image
 from safetensors.torch import save_file
 
-from spectral_core import Layout, attention_jacobians
+from spectral_core import AttentionJacobian, Layout, attention_jacobians, find_projections
 from spectral_core.audit import AuditError, audit_checkpoint, live
 from spectral_core.audit.inputs import image_batch, text_batch
 from spectral_core.audit.store import Checkpoint
@@ -234,6 +235,9 @@ def test_a_layer_that_the_built_model_lacks_is_a_gap(tmp_path, no_advice):
     )  # fmt: skip
     torch.manual_seed(0)
     hf.ViTMAEForPreTraining(config).save_pretrained(tmp_path)
+    assert audit_checkpoint(tmp_path, data="random", progress=False).is_complete
+    without_decoder = json.loads((tmp_path / "config.json").read_text()) | {"architectures": None}
+    (tmp_path / "config.json").write_text(json.dumps(without_decoder))
     audit = audit_checkpoint(tmp_path, data="random", progress=False)
     (gap,) = audit.gaps
     assert gap.startswith("κ(J) of decoder.")
@@ -283,6 +287,73 @@ def test_advice_that_fails_is_said_in_its_place(tmp_path, monkeypatch):
     audit = audit_checkpoint(tmp_path, data="random", tokens=5, progress=False)
     assert audit.advice == "no advice, since out of memory"
     assert audit.is_complete
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("said", ["float16", "bfloat16"])
+def test_types_that_the_configuration_states_otherwise(stored, said, tmp_path, no_advice):
+    from safetensors.torch import load_file
+
+    model = saved("BERT", tmp_path)
+    weights = {key: w.to(stored) for key, w in load_file(tmp_path / "model.safetensors").items()}
+    save_file(weights, tmp_path / "model.safetensors")
+    config = json.loads((tmp_path / "config.json").read_text()) | {"dtype": said}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model.load_state_dict({key: w.float() for key, w in weights.items()})
+    ids = torch.randint(40, (1, 5), generator=torch.Generator().manual_seed(0))
+    audit = audit_checkpoint(tmp_path, data="random", tokens=5, progress=False)
+    kappas = [w[1] for w in expected(model, {"input_ids": ids})]
+    assert [h.kappa_j for h in audit.heads] == pytest.approx(kappas, rel=1e-4)
+    assert audit.is_complete
+
+
+@pytest.mark.parametrize(("name", "sizes", "layers"), [
+    ("OPT", {"word_embed_proj_dim": 24, "ffn_dim": 20}, 2), ("GPTNeo", {"attention_types": [[["global"], 2]]}, 2),
+    ("Bart", {"decoder_layers": 1, "d_model": 24, "encoder_attention_heads": 3,
+              "decoder_attention_heads": 3, "encoder_ffn_dim": 20, "decoder_ffn_dim": 20}, 4),
+])  # fmt: skip
+def test_scaled_queries_written_out_attention_and_both_sides(name, sizes, layers, tmp_path, no_advice):
+    common = {"vocab_size": 40, "hidden_size": 24, "num_hidden_layers": 2, "num_layers": 2, "num_attention_heads": 3}
+    common |= {"num_heads": 3, "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 2}
+    torch.manual_seed(0)
+    model = getattr(hf, f"{name}Model")(getattr(hf, f"{name}Config")(**common | sizes)).eval()
+    model.save_pretrained(tmp_path)
+    audit = audit_checkpoint(tmp_path, data="random", tokens=5, progress=False)
+    assert audit.gaps == []
+    assert len(audit.heads) == 3 * layers
+    # the closed form knows only softmax(s Q Kᵀ) V: what is found must be the layer's own scale
+    spread = {"OPT": 8**-0.5, "GPTNeo": 1.0, "Bart": 8**-0.5}[name]
+    first = find_projections(model)[0]
+    record = attention_jacobians(model, {"input_ids": torch.tensor([[5, 6, 7, 8]])}, layers=[0], progress=False)[0]
+    seen = []
+    handle = first.module.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    model(input_ids=torch.tensor([[5, 6, 7, 8]]))
+    handle.remove()
+    roles = {p.role: p for p in find_projections(model) if p.attention == first.attention}
+    q, k, v = (roles[r].weight.detach()[:8].mT for r in "qkv")
+    bias = None if roles["q"].bias is None else roles["q"].bias.detach()[:8]
+    is_causal = name != "Bart"
+    kappa = AttentionJacobian(seen[0][0], q, k, v, scale=spread, is_causal=is_causal, b_q=bias).condition_number()
+    assert float(record.condition_number) == pytest.approx(float(kappa.value), rel=1e-4)
+
+
+def test_models_of_sound_are_refused_by_name(tmp_path):
+    saved("Whisper", tmp_path)
+    gaps = audit_checkpoint(tmp_path, data="random", progress=False).gaps
+    assert gaps == ["--data: expected a model of texts or of images, got one of input_features"]
+
+
+def test_weights_that_are_not_finite_are_said_to_be_so(tmp_path, no_advice):
+    from safetensors.torch import load_file
+
+    saved("BERT", tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["encoder.layer.1.attention.self.query.weight"][0, 0] = torch.nan
+    save_file(weights, tmp_path / "model.safetensors")
+    audit = audit_checkpoint(tmp_path, data="random", tokens=5, progress=False)
+    assert {h.index for h in audit.heads} == {0}
+    assert audit.gaps[0].startswith("κ(J) of encoder.layer.1.attention.self: ")
+    assert "nan" in audit.gaps[0]
 
 
 def test_remote_code_in_a_folder_is_not_run(tmp_path):

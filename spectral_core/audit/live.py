@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +74,22 @@ def look(
     with _as_audit_errors(stored.target):
         names = _names(stored, projections, find_projections(model, layouts=layouts))
         wanted = [name for name, own in names.items() if own in chosen]
-        records = attention_jacobians(
-            model, batch, layers=wanted, layouts=layouts, refused=refused, progress=progress
-        )
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # some models mask at random (ViT-MAE)
+            records = attention_jacobians(
+                model, batch, layers=wanted, layouts=layouts, refused=refused, progress=progress
+            )
     heads = []
     for record in records:
         name, _, call = record.layer.partition("#")
         heads.append(_summarize(record, names[name], layers.index(names[name]), int(call or 1)))
     problems = [f"κ(J) of {why}" for why in dict.fromkeys(refused.values())]
     seen = {h.layer for h in heads} | {names[name.partition("#")[0]] for name in refused}
-    problems += [f"κ(J) of {own}: no layer of the model that was built has its weights" for own in chosen - seen]
+    problems += [
+        f"κ(J) of {own}: no layer of the model that was built has its weights"
+        for own in layers
+        if own in chosen and own not in seen
+    ]
     counts = Counter(record.layer for record in records if "#" not in record.layer)
     advice = _advice(model, batch, layouts, list(counts), min(counts.values(), default=0), progress)
     return Look(tuple(heads), words, advice, tuple(problems[:20]))
@@ -144,7 +151,7 @@ def _names(stored: Checkpoint, projections: list[Projection], built: list[Projec
 def _fingerprint(w: Tensor) -> tuple:
     """Shape and two moments: the same tensor has the same, another practically never."""
     w = w.cpu().double()
-    return (*w.shape, float(w.sum()), float(w.square().sum()))
+    return (*w.shape, repr(float(w.sum())), repr(float(w.square().sum())))  # as text, nan is nan
 
 
 # ---- the model -------------------------------------------------------------------------------------------------------
@@ -183,23 +190,40 @@ def _transformers(stored: Checkpoint) -> nn.Module:
             "name and --checkpoint; got weights alone"
         )
     transformers = import_transformers()
+    # the tensors that were audited, not whatever file of the folder transformers would choose
+    weights = {name: stored.read(name) for name, tensor in stored.tensors.items() if not tensor.problem}
     with quiet(transformers):
-        settings = {"local_files_only": True, "trust_remote_code": False}
-        config = transformers.AutoConfig.from_pretrained(str(stored.folder), **settings)
-        with torch.device("meta"):
-            kind = type(transformers.AutoModel.from_config(config, trust_remote_code=False))
-        # the tensors that were audited, not whatever file of the folder transformers would choose
-        model, report = kind.from_pretrained(
-            None, config=config, state_dict={name: stored.read(name) for name in stored.tensors},
-            attn_implementation="sdpa", output_loading_info=True,
+        config = transformers.AutoConfig.from_pretrained(
+            str(stored.folder), local_files_only=True, trust_remote_code=False
+        )
+        kind = _model_class(transformers, config)
+        load = partial(
+            kind.from_pretrained, None, config=config, state_dict=weights, dtype=torch.float32,
+            output_loading_info=True,
         )  # fmt: skip
-    missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
+        try:
+            model, report = load(attn_implementation="sdpa")
+        except ValueError as error:
+            if "implementation" not in str(error):
+                raise
+            model, report = load(attn_implementation="eager")
+    learned = {name for name, p in model.named_parameters() if p.requires_grad}
+    missing = sorted(name for name in report["missing_keys"] if name in learned and "pooler" not in name)
     if missing:
         raise AuditError(
             f"--data: expected all weights of {kind.__name__} in the checkpoint, got none of {', '.join(missing[:3])} "
             f"({len(missing)} in all): they would be random, and κ(J) with them"
         )
     return model
+
+
+def _model_class(transformers: Any, config: Any) -> Any:
+    """The class that the configuration names, or the one without a head for its model type."""
+    named = getattr(transformers, (config.architectures or [""])[0] or "-", None)
+    if isinstance(named, type) and issubclass(named, transformers.PreTrainedModel):
+        return named
+    with torch.device("meta"):
+        return type(transformers.AutoModel.from_config(config, trust_remote_code=False))
 
 
 def import_transformers() -> Any:
@@ -231,11 +255,13 @@ def quiet(transformers: Any) -> Iterator[None]:
 def _inputs(
     model: nn.Module, stored: Checkpoint, folder: Path | None, examples: int, tokens: int, *, is_timm: bool
 ) -> tuple[Tensor | dict[str, Tensor], str]:
-    config = stored.config or {}
-    if is_timm or "image_size" in config or "patch_size" in config:
+    kind = "pixel_values" if is_timm else getattr(model, "main_input_name", "")
+    if kind == "pixel_values":
         batch, words = image_batch(model, folder, examples, stored)
-        return (batch if is_timm else {"pixel_values": batch}), words
-    if not isinstance(config.get("vocab_size"), int):
-        raise AuditError("--data: expected a model of texts or of images, got a configuration of neither")
-    ids, words = text_batch(stored.folder, folder, examples, tokens, config["vocab_size"])
-    return {"input_ids": ids}, words
+        return (batch if is_timm else {kind: batch}), words
+    size = getattr(model.config, "vocab_size", None)
+    if kind != "input_ids" or not isinstance(size, int):
+        raise AuditError(f"--data: expected a model of texts or of images, got one of {kind or 'neither'}")
+    ids, words = text_batch(stored.folder, folder, examples, tokens, size)
+    both = getattr(model.config, "is_encoder_decoder", False)
+    return {"input_ids": ids} | ({"decoder_input_ids": ids} if both else {}), words

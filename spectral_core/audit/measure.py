@@ -189,6 +189,8 @@ def _rows(
     )  # fmt: skip
     for head, kappa, plus, rank, stable, values in zip(heads, *(c.tolist() for c in columns), strict=True):
         note = "" if rank == full else "all zero" if rank == 0 else f"rank {rank} of {full}"
+        if math.isinf(values[0]):
+            note = f"{note}; σ_max is beyond float64".lstrip("; ")
         yield MatrixAudit(
             head=head, kappa=kappa, kappa_plus=plus, rank=rank, sigma_max=values[0], sigma_min=values[-1],
             stable_rank=stable, singular_values=tuple(values), note=note, **about,

@@ -102,8 +102,8 @@ def audit_checkpoint(
     problems, notes = [*stored.problems, *located.problems, *seen.problems], list(stored.notes)
     if scope != "matrix" and any(p.layout.heads is None for p in projections):
         text = (
-            "The number of heads of some layers is not known (no config.json that says it): whole matrices alone. "
-            "State it with --heads."
+            "The number of heads of some layers is not known (no config.json tells it): whole matrices alone. State it "
+            "with --heads."
         )
         (problems if scope == "head" else notes).append(text)
     return Audit(

@@ -73,7 +73,7 @@ def locate(
         for name, module in model.named_modules():
             own = config_of(name, config)
             # where `find_projections` looks; in __dict__, since a child of the module may have any name
-            module.__dict__["config"] = SimpleNamespace(num_heads=heads or heads_of(name, own, config))
+            module.__dict__["config"] = SimpleNamespace(num_heads=heads or heads_of(name, own))
             stated |= _by_configuration(name, module, own, layouts or {}, problems)
     try:
         projections, unmatched = survey(model, layouts=stated)
