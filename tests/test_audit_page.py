@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import save_file
 from test_audit import MINILM, TRIPLE, small
 
 from spectral_core.audit import audit_checkpoint
@@ -58,8 +59,9 @@ def test_the_table_in_a_browser_has_the_numbers(report, minilm):
         cells = rows.nth(i).locator("td").all_inner_texts()
         worst = max((h for h in minilm.matrices if (h.index, h.role) == (m.index, m.role) and h.head is not None),
                     key=lambda h: h.kappa)  # fmt: skip
-        assert cells[:3] == [f"{m.index} {m.layer}", m.role.upper(), "384 × 384"]
-        assert cells[5:8] == [format_number(m.kappa), format_number(worst.kappa), str(worst.head)]
+        assert cells[:2] == [str(m.index), m.role.upper()]
+        assert cells[2:5] == [format_number(m.kappa), format_number(worst.kappa), str(worst.head)]
+        assert (cells[7], cells[10]) == ("384 × 384", m.layer)
     page.get_by_text("Every head, 216 rows").click()
     heads = page.locator("details").filter(has_text="Every head, 216 rows").locator("tbody tr")
     assert heads.count() == 216
@@ -126,7 +128,7 @@ def test_a_browser_meets_no_script_of_a_hostile_file(tmp_path, browser):
 
 def in_terminal(found, width=140):
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(audit_table(found))
+    console.print(audit_table(found, width))
     return console.export_text()
 
 
@@ -144,7 +146,7 @@ def test_words_follow_what_was_found(tmp_path):
     flat[0, 0] = 1e4
     q = "layers.0.attn.q_proj.weight"
     bad = audit_checkpoint(small(TRIPLE, CONFIG, tmp_path, **{q: flat}), progress=False)
-    assert any("over 10 times above chance (layers 0)" in line for line in suggestions(bad))
+    assert any("1 matrix lies far above chance (layers 0)" in line for line in suggestions(bad))
     assert any("neither helps a model that is only used" in line for line in suggestions(bad))
     assert "The worst, layer 0, Q, head 0, is " in overview(bad)[1]
     zero = audit_checkpoint(small(TRIPLE, CONFIG, tmp_path, **{q: torch.zeros(8, 8)}), progress=False)
@@ -166,6 +168,27 @@ def test_words_do_not_call_all_well_when_whole_matrices_are_not():
     assert lines[1].startswith("The large κ of whole matrices lies between heads")
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_random_weights_are_not_called_badly_conditioned(seed, tmp_path):
+    generator = torch.Generator().manual_seed(seed)
+    names = [f"layers.{i}.attn.{n}.weight" for i in range(12) for n in ("q_proj", "k_proj", "v_proj")]
+    save_file({n: torch.randn(48, 48, generator=generator) for n in names}, tmp_path / "model.safetensors")
+    for heads in (None, 3):
+        lines = suggestions(audit_checkpoint(tmp_path, heads=heads, progress=False))
+        assert any("no reason to correct anything" in line for line in lines)
+        assert not any("condition(model" in line or "lies between heads" in line for line in lines)
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_narrow_terminal_still_says_what_a_row_is_about(width, minilm):
+    text = in_terminal(minilm, width)
+    assert max(map(len, text.splitlines())) <= width
+    rows = [line for line in text.splitlines() if line.startswith("│")]
+    assert [row.split("│")[2].strip() for row in rows if row.split("│")[2].strip()] == list("QKV") * 6
+    assert sum("self" in row or "encoder" in row for row in rows) >= 6
+    assert "28898.95" in text
+
+
 def test_words_about_jacobians_and_the_tables_that_show_them(minilm):
     heads = tuple(
         HeadAudit(minilm.layers[i], i, j, 1, 10.0 ** (i + j), i == 5, 30, 0.5, 1.0, 2.0, 3.0)
@@ -175,7 +198,7 @@ def test_words_about_jacobians_and_the_tables_that_show_them(minilm):
     assert "On 4 texts: the largest κ(J) of a head is at least 10¹⁶ (layer 5, head 11)" in " ".join(
         overview(seen)
     ).replace("1.00 × ", "")
-    assert suggestions(seen)[-1] == "calibrate, on the same data: Chosen: nothing."
+    assert suggestions(seen)[-1] == "If you go on training, calibrate says on the same data: Chosen: nothing."
     assert not any("--data" in line for line in suggestions(seen))
     text = in_terminal(seen)
     assert "Jacobians on 4 texts" in text

@@ -83,7 +83,8 @@ def look(
     for record in records:
         name, _, call = record.layer.partition("#")
         heads.append(_summarize(record, names[name], layers.index(names[name]), int(call or 1)))
-    problems = [f"κ(J) of {why}" for why in dict.fromkeys(refused.values())]
+    reasons = (why.replace("leave it out with layers=", "leave it out with --exclude") for why in refused.values())
+    problems = [f"κ(J) of {why}" for why in dict.fromkeys(reasons)]
     seen = {h.layer for h in heads} | {names[name.partition("#")[0]] for name in refused}
     problems += [
         f"κ(J) of {own}: no layer of the model that was built has its weights"

@@ -24,8 +24,8 @@ def nothing_at(path: Path, named: str) -> str:
     hint = f" There are in {path.parent}: {', '.join(near[:5])}." if near else ""
     return (
         f"{named}: expected a .safetensors file, a folder with such files, or package:NAME, got no file or folder of "
-        f"that name.{hint} A timm model is named together with its weights: audit vit_small_patch16_224 --checkpoint "
-        "FILE"
+        f"that name.{hint} Nothing is downloaded: fetch a model of a hub first and name its folder. A timm model is "
+        "named together with its weights: audit vit_small_patch16_224 --checkpoint FILE"
     )
 
 

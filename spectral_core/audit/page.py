@@ -47,8 +47,8 @@ LIMITS = (
     "κ is σ_max/σ_min, computed in float64 from the weights as stored; it is infinite where singular values are below "
     "the rank tolerance: max(rows, columns) times the precision of float64, or the precision of float32 for weights "
     "stored in that type or a shorter one, whichever is larger.",
-    "“Times chance” divides κ by what a Gaussian matrix of that shape has, (√a + √b)/(√a − √(b − 1)). Square Gaussian "
-    "matrices spread widely: one in twenty exceeds that tenfold.",
+    "“× typical” divides κ by what a Gaussian matrix of that shape has, (√a + √b)/(√a − √(b − 1)). Square Gaussian "
+    "matrices spread widely: one in twenty exceeds that tenfold, so that the worst of many says little.",
     "Per head and whole are different questions: a head's Jacobian sees the rows of that head alone. With rotary "
     "positions or norms of queries and keys, the softmax sees other matrices than W_Q and W_K.",
     "κ(W_Q) and κ(W_K) change under W_Q M, W_K M⁻ᵀ, which leaves attention as it is; κ(J) at real inputs is what "
@@ -107,7 +107,7 @@ def _tiles(audit: Audit) -> str:
         if rows:
             worst = max(rows, key=lambda m: m.kappa / m.random)
             ratio = format_number(worst.kappa / worst.random)
-            tiles.append((format_number(worst.kappa), f"{what}, {ratio} times chance"))
+            tiles.append((format_number(worst.kappa), f"{what}, {ratio} times the typical Gaussian one"))
     if audit.heads:
         top = max(audit.heads, key=lambda h: h.kappa_j)
         tiles.append(("≥ " * top.lower_bound + format_number(top.kappa_j), "largest κ(J) of a head"))
@@ -177,13 +177,13 @@ def _spectra(audit: Audit) -> Iterable[str]:
 
 def _worst(rows: list[MatrixAudit]) -> str:
     return _table(
-        ["where", "κ", "times chance", "rank", "σ_max", "σ_min", "weight"],
+        ["where", "κ", "× typical", "rank", "σ_max", "σ_min", "weight"],
         [
             [m.where, format_number(m.kappa), format_number(m.kappa / m.random), f"{m.rank} of {min(m.shape)}",
              format_number(m.sigma_max), format_number(m.sigma_min), m.tensor]
             for m in rows
         ],
-        "By κ in units of chance" + ("; heads" if rows and rows[0].head is not None else ""),
+        "By κ in units of the typical Gaussian one" + ("; heads" if rows and rows[0].head is not None else ""),
         names=(0, 6),
     )  # fmt: skip
 
@@ -196,14 +196,13 @@ def _all(audit: Audit) -> str:
         noted = [m for m in [*whole, *heads] if m.note]
         notes = [m.note if m.head is None else f"head {m.head}: {m.note}" for m in noted]
         rows.append([
-            f"{first.index} {first.layer}", first.role.upper(), " × ".join(map(str, first.shape)), first.dtype,
-            first.layout,
-            format_number(whole[0].kappa) if whole else "–",
+            str(first.index), first.role.upper(), format_number(whole[0].kappa) if whole else "–",
             format_number(worst.kappa) if worst else "–", str(worst.head) if worst else "–",
-            format_number(first.sigma_max), f"{first.stable_rank:.1f}" if first.is_measured else "–", "; ".join(notes),
+            format_number(first.sigma_max), f"{first.stable_rank:.1f}" if first.is_measured else "–",
+            " × ".join(map(str, first.shape)), first.dtype, first.layout, first.layer, "; ".join(notes),
         ])  # fmt: skip
-    names = "layer, role, shape, type, stored, κ whole, κ worst head, head, σ_max, stable rank, note"
-    return _table(names.split(", "), rows, "Layer by layer", names=(0, 10))
+    names = "layer, role, κ whole, κ worst head, head, σ_max, stable rank, shape, type, stored, name, note"
+    return _table(names.split(", "), rows, "Layer by layer", names=(10, 11))
 
 
 def _every_head(rows: list[MatrixAudit]) -> str:
@@ -212,7 +211,7 @@ def _every_head(rows: list[MatrixAudit]) -> str:
     if len(rows) > LISTED:
         return f'<p class="soft">{len(rows):,} heads are too many for a page: --csv lists them.</p>'
     table = _table(
-        ["layer", "role", "head", "κ", "times chance", "σ_max", "σ_min", "rank"],
+        ["layer", "role", "head", "κ", "× typical", "σ_max", "σ_min", "rank"],
         [
             [str(m.index), m.role.upper(), str(m.head), f"{m.kappa:.7g}", format_number(m.kappa / m.random),
              format_number(m.sigma_max), format_number(m.sigma_min), str(m.rank)]

@@ -212,6 +212,6 @@ def _advice(checkpoint: Checkpoint, problems: list[str]) -> str:
     if any(stored.problem for stored in checkpoint.tensors.values()):
         return "; ".join(checkpoint.problems[:3])
     return (
-        "On the command line: --layout '*.qkv=qkv'; or name the timm model that they belong to: audit "
+        "On the command line: --layout '*.qkv=qkv' --heads N; or name the timm model that they belong to: audit "
         "vit_small_patch16_224 --checkpoint FILE"
     )

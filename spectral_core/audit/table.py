@@ -17,37 +17,47 @@ from spectral_core.audit.words import FAR, overview, suggestions
 
 __all__ = ["audit_table"]
 
+WIDE = 120  # columns from which the whole table fits
 
-def audit_table(audit: Audit) -> RenderableType:
-    """Overview, one line for each layer and role, gaps, and what to try."""
+
+def audit_table(audit: Audit, width: int = 140) -> RenderableType:
+    """Overview, one line for each layer and role, gaps, and what to try, for a terminal of so many columns."""
     parts: list[RenderableType] = [Text(f"Audit of {audit.target}", style="bold")]
     parts += [Text(sentence) for sentence in overview(audit)]
-    parts.append(_matrices(audit))
+    parts.append(_matrices(audit, width < WIDE))
     if audit.heads:
         parts.append(_heads(audit))
     parts += _list("Gaps", audit.gaps, "red") + _list("Notes", audit.notes, "") + _list("Try", suggestions(audit), "")
     return Group(*parts)
 
 
-def _matrices(audit: Audit) -> Table:
-    table = Table(caption="× chance: in units of the κ of a Gaussian matrix of that shape", caption_justify="left")
-    for name in ("layer", "role", "shape"):
-        table.add_column(name, overflow="fold")
-    for name in ("κ whole", "× chance", "κ worst head", "head", "median", "× chance", "σ_max"):
+def _matrices(audit: Audit, is_narrow: bool) -> Table:
+    caption = "× typical: in units of the typical κ of a Gaussian matrix of that shape"
+    table = Table(caption=caption, caption_justify="left")
+    left = ["layer", "role"] + ["shape"] * (not is_narrow)
+    right = ["κ whole", "× typical", "κ worst head", "head", "× typical"] + ["median", "σ_max"] * (not is_narrow)
+    noted = any(m.note for m in audit.matrices)
+    for name in left:
+        # in a narrow terminal names are folded; what a row is about stays
+        table.add_column(name, overflow="fold", min_width=12 if name == "layer" else 4, no_wrap=name != "layer")
+    for name in right:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("note", overflow="fold")
+    if noted:
+        table.add_column("note", overflow="fold", min_width=8)
     last = -1
     for whole, heads in rows_of(audit.matrices):
         first = (whole or heads)[0]
         worst = max(heads, key=lambda m: m.kappa, default=None)
-        median = f"{statistics.median_low(m.kappa for m in heads):.4g}" if heads else ""
-        largest = max((m.sigma_max for m in [*whole, *heads] if m.is_measured), default=math.nan)
-        table.add_row(
-            Text(f"{first.index} {first.layer}" if first.index != last else ""), first.role.upper(),
-            _shape(first, heads), *_kappa(whole[0] if whole else None), *_with_head(worst, median),
-            f"{largest:.3g}", Text("; ".join(_notes([*whole, *heads])), style="red"),
-            end_section=first.role == "v",
-        )
+        kappa, ratio = _kappa(worst)
+        name = f"{first.index} {first.layer}" if first.index != last else ""
+        cells: list[str | Text] = [Text(name), first.role.upper()]
+        cells += [_shape(first, heads)] * (not is_narrow)
+        cells += [*_kappa(whole[0] if whole else None), kappa, "" if worst is None else str(worst.head), ratio]
+        if not is_narrow:
+            largest = max((m.sigma_max for m in [*whole, *heads] if m.is_measured), default=math.nan)
+            cells += [f"{statistics.median_low(m.kappa for m in heads):.4g}" if heads else "", f"{largest:.3g}"]
+        cells += [Text("; ".join(_notes([*whole, *heads])), style="red")] * noted
+        table.add_row(*cells, end_section=first.role == "v")
         last = first.index
     return table
 
@@ -85,11 +95,6 @@ def _kappa(m: MatrixAudit | None) -> tuple[str | Text, str | Text]:
     ratio = m.kappa / m.random
     style = "bold red" if ratio > FAR else ""
     return Text(f"{m.kappa:.7g}", style=style), Text(f"{ratio:.3g}", style=style)
-
-
-def _with_head(worst: MatrixAudit | None, median: str) -> tuple[str | Text, ...]:
-    kappa, ratio = _kappa(worst)
-    return kappa, "" if worst is None else str(worst.head), median, ratio
 
 
 def _notes(rows: list[MatrixAudit]) -> Iterator[str]:

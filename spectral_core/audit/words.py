@@ -10,7 +10,8 @@ from spectral_core.svg import format_number
 
 __all__ = ["overview", "suggestions"]
 
-FAR = 10.0  # times the κ of a Gaussian matrix: beyond what chance does
+FAR = 10.0  # times the typical κ of a Gaussian matrix: beyond what chance does to one that is not square
+SQUARE = 1.05  # ratio of sides up to which κ spreads as that of square matrices, P(κ > r typical) ≈ 1 / 2r (Edelman)
 TOKENS = 128  # the length for which the limit on λ is named
 
 
@@ -46,7 +47,8 @@ def suggestions(audit: Audit) -> list[str]:
     out = []
     heads, whole = audit.summaries(heads=True), audit.summaries(heads=False)
     deficient = [m for m in audit.matrices if math.isinf(m.kappa) and (m.head is not None or not heads)]
-    far = [m for m in audit.measured(heads=bool(heads)) if FAR * m.random < m.kappa < math.inf]
+    limits = {s.shape: limit(s) for s in (heads or whole)}
+    far = [m for m in audit.measured(heads=bool(heads)) if limits[m.shape] * m.random < m.kappa < math.inf]
     if audit.gaps:
         out.append("Close the gaps first: what is not listed as measured is not judged here.")
     if deficient:
@@ -58,7 +60,7 @@ def suggestions(audit: Audit) -> list[str]:
     if far:
         layers = ", ".join(map(str, sorted({m.index for m in far})[:12]))
         out.append(
-            f"{_count(len(far), 'matrix lies', 'matrices lie')} over {FAR:g} times above chance (layers {layers}). "
+            f"{_count(len(far), 'matrix lies', 'matrices lie')} far above chance (layers {layers}). "
             "If you go on training, condition those layers: condition(model, PolarCorrection(preserve=\"frobenius\"), "
             "include=…) gives κ ≤ 2; SpectrumTarget(kappa=…) clamps only what is beyond. Both change what a trained "
             "model computes at once, so measure the loss before and after; neither helps a model that is only used."
@@ -66,17 +68,20 @@ def suggestions(audit: Audit) -> list[str]:
     elif (heads or whole) and not deficient:
         what = "head" if heads else "matrix"
         out.append(f"No {what} is far above what chance gives its shape: that is no reason to correct anything.")
-    if heads and whole and whole[0].ratio > FAR >= max(s.ratio for s in heads):
-        out.append(
-            "The large κ of whole matrices lies between heads, not inside them. A head's Jacobian sees its own rows "
-            "alone, so that it hardly reaches κ(J)."
-        )
+    if heads and whole and not far:
+        if whole[0].ratio > limit(whole[0]):
+            out.append(
+                "The large κ of whole matrices lies between heads, not inside them. A head's Jacobian sees its own "
+                "rows alone, so that it hardly reaches κ(J)."
+            )
+        elif whole[0].ratio > FAR:
+            out.append("The large κ of whole square matrices is no more than chance: among so many, some are large.")
     if not audit.heads and not audit.data:
         out.append(
             "Does it matter? κ(W) does not say: κ(J) at real inputs does. Run the audit again with --data."
         )
     widths = {s.shape[0] for s in heads if s.worst.role in "qk"}
-    if widths:
+    if widths and not audit.advice:  # which names the limit at the inputs themselves
         width = min(widths)
         lam = suggest_lambda(n=TOKENS, d_k=width)
         out.append(
@@ -84,8 +89,17 @@ def suggestions(audit: Audit) -> list[str]:
             "it attention collapses to the identity, and a lower κ(J) is then no success. The paper's λ = 10 is above."
         )
     if audit.advice:
-        out.append(f"calibrate, on the same data: {audit.advice}")
+        out.append(f"If you go on training, calibrate says on the same data: {audit.advice}")
     return out
+
+
+def limit(s: Summary) -> float:
+    """Times the typical κ that the worst of so many Gaussian matrices exceeds once in a hundred cases, or `FAR`."""
+    return 50.0 * s.count if _is_square(s) else FAR
+
+
+def _is_square(s: Summary) -> bool:
+    return max(s.shape) <= SQUARE * min(s.shape)
 
 
 def _sentence(kind: str, s: Summary) -> str:
@@ -93,9 +107,13 @@ def _sentence(kind: str, s: Summary) -> str:
     name = f"{kind} matrices of {shape}" if s.count > 1 else f"{kind} matrix of {shape}"
     spread = f"κ from {format_number(s.low)} to {format_number(s.worst.kappa)}, median {format_number(s.median)}"
     times = f"{format_number(s.ratio)} times" if math.isfinite(s.ratio) else "infinitely many times"
+    chance = ""
+    if _is_square(s) and s.count > 1:
+        half = s.count / (2 * math.log(2))  # N / 2r = ln 2
+        chance = f" Among {s.count} Gaussian square ones the worst is over {half:.0f} times that in half of all cases."
     return (
-        f"{name}: {spread if s.count > 1 else f'κ {format_number(s.low)}'}; a Gaussian one has about "
-        f"{format_number(s.random)}. The worst, {s.worst.where}, is {times} that."
+        f"{name}: {spread if s.count > 1 else f'κ {format_number(s.low)}'}; a Gaussian one typically has "
+        f"{format_number(s.random)}. The worst, {s.worst.where}, is {times} that.{chance}"
     )
 
 
