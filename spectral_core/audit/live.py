@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from spectral_core.audit.inputs import check_folder, image_batch, text_batch
+from spectral_core.audit.reading import one_line
 from spectral_core.audit.result import HeadAudit
 from spectral_core.audit.skeleton import tensor_name
 from spectral_core.audit.store import AuditError, Checkpoint
@@ -47,7 +48,7 @@ def look(
     layouts: Mapping[str, Layout] | None = None,
     examples: int = 1,
     tokens: int = 16,
-    device: torch.device | None = None,
+    device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> Look:
     """Build the model, run it on `data` ("random" or a folder of texts or images), and measure every head.
@@ -65,10 +66,9 @@ def look(
     folder = check_folder(data)
     with _as_audit_errors(stored.target):
         model = _timm(timm_name, stored) if timm_name else _transformers(stored)
-    model = model.to(device or "cpu").float().eval()
-    with _as_audit_errors(stored.target):
+        model = model.to(device).float().eval()
         batch, words = _inputs(model, stored, folder, examples, tokens, is_timm=timm_name is not None)
-    batch = {k: v.to(device) for k, v in batch.items()} if isinstance(batch, Mapping) else batch.to(device)
+        batch = {k: v.to(device) for k, v in batch.items()} if isinstance(batch, Mapping) else batch.to(device)
     refused: dict[str, str] = {}
     layers = list(dict.fromkeys(p.attention for p in projections))
     with _as_audit_errors(stored.target):
@@ -93,7 +93,7 @@ def look(
     ]
     counts = Counter(record.layer for record in records if "#" not in record.layer)
     advice = _advice(model, batch, layouts, list(counts), min(counts.values(), default=0), progress)
-    return Look(tuple(heads), words, advice, tuple(problems[:20]))
+    return Look(tuple(heads), words, advice, tuple(problems))
 
 
 def _advice(
@@ -109,7 +109,7 @@ def _advice(
         found = calibrate(model, one, layers=some, heads=heads, layouts=layouts, progress=progress)
         return f"{found.reason} (Looked at: {len(heads)} heads each of {', '.join(some)}.)"
     except Exception as error:  # the measurements are worth more than the advice
-        return f"no advice, since {' '.join(str(error).split())[:300] or type(error).__name__}"
+        return f"no advice, since {one_line(error)}"
 
 
 def _summarize(record: HeadJacobian, layer: str, index: int, call: int) -> HeadAudit:
@@ -168,8 +168,7 @@ def _as_audit_errors(target: str) -> Iterator[None]:
     except ImportError as error:
         raise AuditError(f"--data builds the model: pip install 'spectral-core[models]' ({error})") from error
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise AuditError(f"--data: {target} could not be built or run: {reason}") from error
+        raise AuditError(f"--data: {target} could not be built or run: {one_line(error)}") from error
 
 
 def _timm(name: str, stored: Checkpoint) -> nn.Module:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from spectral_core._checks import to_float64
 from spectral_core._progress import progress_bar
+from spectral_core.audit.reading import one_line
 from spectral_core.audit.skeleton import tensor_name
 from spectral_core.audit.store import AuditError, Checkpoint
 from spectral_core.projections import Projection
@@ -123,7 +124,7 @@ def _measure_tensor(
         problem = _unfit(value, name, stored.dtype, here[0], scales)
         value = value.to(device)
     except (AuditError, RuntimeError, MemoryError) as error:
-        problem = _line(error)
+        problem = one_line(error)
     for p in here:
         sizes = p.layout.section_sizes(p.stored.shape, name)
         outputs = sizes[p.layout.roles.index(p.role)] * p.layout.groups
@@ -137,12 +138,8 @@ def _measure_tensor(
         try:
             out += list(_measure_role(p.layout.take(value, p.role), p.layout.heads_of(p.role), scope, about))
         except (RuntimeError, MemoryError, ValueError) as error:  # out of memory, an SVD that does not converge
-            out.append(MatrixAudit(head=None, note=f"no spectrum: {_line(error)}", **about))
+            out.append(MatrixAudit(head=None, note=f"no spectrum: {one_line(error)}", **about))
     return out
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _unfit(value: Tensor, name: str, dtype: str, p: Projection, scales: list[str]) -> str:

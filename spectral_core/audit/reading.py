@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["AuditError", "Stored", "is_there", "read_json", "read_names", "read_tensor", "why_no_pickle"]
+__all__ = ["AuditError", "Stored", "is_there", "one_line", "read_json", "read_names", "read_tensor", "why_no_pickle"]
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # training scripts keep the weights under one of these
@@ -36,6 +36,11 @@ class Stored:
     file: Path | None = None
     value: Tensor | None = field(default=None, repr=False, compare=False)  # of a pickled checkpoint
     problem: str = ""
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, or its kind, short enough for a row."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def is_there(path: Path, kind: str) -> bool:
