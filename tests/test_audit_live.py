@@ -102,7 +102,7 @@ def test_texts_of_the_pretrained_minilm(tmp_path, no_advice):
     assert words == f"2 × 8 tokens of {folder} (1 files)"
     tokenizer = hf.AutoTokenizer.from_pretrained(str(MODEL_DIR))
     assert tokenizer.decode(ids[0]) == "[CLS] the condition number of a matrix [SEP]"
-    assert tokenizer.decode(ids[1]) == "[CLS] is the ratio of its largest [SEP]"
+    assert tokenizer.decode(ids[1]) == "[CLS] to its smallest singular value. [SEP]"  # the last ends the text
     audit = audit_checkpoint(MINILM, data=str(folder), tokens=8, include="*.layer.4.*", progress=False)
     assert audit.is_complete
     assert [(h.index, h.layer) for h in audit.heads] == [(4, "encoder.layer.4.attention.self")] * 12

@@ -55,7 +55,9 @@ def text_batch(
             f"--data: expected texts of at least {examples} × {max(inner, 1)} tokens, got {len(ids)}; use fewer "
             "--examples or --tokens, or more text"
         )
-    rows = [[*start, *ids[i * inner : (i + 1) * inner], *end] for i in range(examples)]
+    # spread over all that was read: the beginning may be a title, a table or a row of dashes
+    step = (len(ids) - inner) // max(examples - 1, 1)
+    rows = [[*start, *ids[i * step : i * step + inner], *end] for i in range(examples)]
     return torch.tensor(rows), f"{examples} × {tokens} tokens of {folder} ({len(files)} files)"
 
 
