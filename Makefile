@@ -23,8 +23,8 @@ test: $(VENV)/.dev ## run all tests: package, notebooks, app in a real browser
 	$(BIN)/python tests/find_browser.py --install
 	$(BIN)/python -m pytest
 
-course: $(VENV)/.course ## open the lessons in JupyterLab
-	$(BIN)/jupyter lab notebooks
+course: $(VENV)/.course ## open the lessons in JupyterLab, lesson 0 first
+	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
 
 bench: $(VENV)/.dev $(VENV)/.bench ## print the timing tables and write them to results/
 	$(BIN)/python tests/find_browser.py --install

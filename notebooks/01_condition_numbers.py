@@ -1,10 +1,10 @@
 # %% [markdown]
 # # 1. Condition numbers: one slow direction holds everything up
 #
-# **Claim.** How many gradient steps a linear model may need is set by its *condition number* κ and not by its size:
-# one curve in κ holds for matrices as they were drawn, scaled, or corrected, and most of them come close to it. Seen on
-# least squares with five random matrices; the controls are the same matrices 100 times larger, and a random rotation
-# in place of the identity.
+# **Claim.** How many gradient steps a linear model may need is set by one number, its *condition number* κ: one curve
+# in κ holds for matrices as they were drawn, scaled, or corrected, and most of them come close to it. Seen on least
+# squares with five random matrices; the controls are the same matrices 100 times larger, and a random rotation in
+# place of the identity.
 #
 # | | |
 # | --- | --- |
@@ -52,9 +52,11 @@ figure("01.open")
 # One import for the course, one for PyTorch. If a line below says `[FAIL]`, the last line says how to repair it.
 
 # %%
+import math
+
 import torch
 
-from spectral_core.lessons import check, env_check, explore, figure, predict, quiz, reveal, table
+from spectral_core.lessons import check, env_check, explore, figure, own_or_solution, predict, quiz, reveal, table
 
 env_check()
 
@@ -259,7 +261,8 @@ assert 0 < sum(rises) < 4  # up and down
 assert kappas[-2] < 3
 
 # %% [markdown]
-# σ_max is close to 2 here. Up to there κ goes up and down without a pattern; from λ = 3 on it is below 3.
+# σ_max is close to 2 here. Up to about a quarter of it κ jumps up and down; then it happens to fall here (lesson 5 says
+# why), but below σ_max nothing guarantees that. From λ = 3 on κ is below 3.
 
 # %% [markdown]
 # ## 6. See
@@ -300,7 +303,7 @@ shift
 # %% [markdown]
 # 1. **Step through the seeds.** The curve left of σ_max is different for each, with spikes in different places; right
 #    of it, they all look alike.
-# 2. **n = 4.** A small matrix has few directions that λI could cancel: usually one spike, sometimes two or none.
+# 2. **n = 4.** A small matrix has few directions that λI could cancel: none or one spike, two at seed 0.
 # 3. **Find a seed where κ at 0.3 σ_max is above the dotted line.** There λI made matters worse.
 
 # %%
@@ -383,6 +386,10 @@ check("01.kappa", kappa)
 #
 # </details>
 
+# %% tags=["solution"]
+# goes on with your function if it passes all checks, else with the course's own
+kappa = own_or_solution("01.kappa", kappa)
+
 # %% [markdown]
 # ### Exercise 2: κ⁺ and the rank
 #
@@ -438,6 +445,10 @@ check("01.effective", effective)
 # * `s[rank]` instead of `s[rank - 1]`: that is the first one that does *not* count.
 #
 # </details>
+
+# %% tags=["solution"]
+# goes on with your function if it passes all checks, else with the course's own
+effective = own_or_solution("01.effective", effective)
 
 # %% [markdown]
 # ### Exercise 3: how many steps
@@ -506,6 +517,10 @@ check("01.steps", steps_needed)
 #
 # </details>
 
+# %% tags=["solution"]
+# goes on with your function if it passes all checks, else with the course's own
+steps_needed = own_or_solution("01.steps", steps_needed)
+
 # %% [markdown]
 # ### Exercise 4: the polar correction
 #
@@ -559,6 +574,10 @@ check("01.polar", polar_correct)
 #
 # </details>
 
+# %% tags=["solution"]
+# goes on with your function if it passes all checks, else with the course's own
+polar_correct = own_or_solution("01.polar", polar_correct)
+
 # %% [markdown]
 # ## 8. Signature result
 #
@@ -573,18 +592,21 @@ check("01.polar", polar_correct)
 # | A + 2σI | λI with a guarantee, κ ≤ 3 |
 # | A + 2σQ | **control for the identity**: Q is a random rotation; catches the belief that I itself is special |
 # | A + polar | κ ≤ 2 for every A |
+#
+# The last arm runs the function of your exercise 4.
 
 # %%
-from spectral_core import PolarCorrection
-
 arms = {
     "A": lambda a, s, q: a,
     "100 A": lambda a, s, q: 100 * a,
     "A + ½σI": lambda a, s, q: a + s / 2 * torch.eye(8),
     "A + 2σI": lambda a, s, q: a + 2 * s * torch.eye(8),
     "A + 2σQ": lambda a, s, q: a + 2 * s * q,
-    "A + polar": lambda a, s, q: PolarCorrection()(a),
+    "A + polar": lambda a, s, q: polar_correct(a),
 }
+
+
+# %%
 results = {arm: [] for arm in arms}  # arm -> (κ, steps) of each seed
 for seed in range(5):
     a, y = gaussian(8, 8, seed=seed), gaussian(8, seed=100 + seed)
@@ -616,7 +638,8 @@ assert min(steps["A"]) > 400
 # %% [markdown]
 # What it says **[measured]**:
 #
-# * All thirty runs lie under one line, most of them close to it: κ sets the number of steps, however it came about.
+# * All thirty runs lie under one line: κ sets a limit on the number of steps, however it came about, and most runs come
+#   within a factor of two of it.
 # * *100 A* coincides with *A* on every seed: scale is not it.
 # * *A + ½σI* needs **more** steps than the baseline on two of the five seeds. Adding λI is not a cure by itself.
 # * *A + 2σI*, *A + 2σQ* and *A + polar* need at most 20 steps where the baseline needs over 400. The rotation does as
@@ -630,7 +653,8 @@ assert min(steps["A"]) > 400
 #
 # The demo shows the same effect on the weights of a small vision transformer. Start it with `make demo`, then open
 #
-# * [λ = 0.7 on a Xavier-initialised model, where κ(W_Q) gets much worse](http://127.0.0.1:7860/?kind=identity&init=xavier&seed=1&lam_q=0.7&lam_k=0.7&lam_v=0.7)
+# * [λ = 0.7 on a Xavier-initialised model, where κ(W_Q) gets much
+#   worse](http://127.0.0.1:7860/?kind=identity&init=xavier&seed=1&lam_q=0.7&lam_k=0.7&lam_v=0.7)
 # * [the polar correction on the same weights](http://127.0.0.1:7860/?kind=polar&init=xavier&seed=1)
 #
 # The next cell computes what these two pages show at their start. Then change something.

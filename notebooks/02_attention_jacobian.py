@@ -2,15 +2,15 @@
 # # 2. The Jacobian of attention, and what κ(J) hides
 #
 # **Claim.** The Jacobian $J$ of an attention head with respect to its weights has an exact, cheap closed form; with
-# the paper's default λ = 10 on Q, K and V its condition number can fall by nearly five orders of magnitude **because
-# attention has switched itself off**. Seen on a head of a small vision transformer at five real digits, at
-# initialisation; the controls are another initialisation, rotations in place of the identity, and attention switched
-# off by hand.
+# the paper's default λ = 10 on Q, K and V its condition number can fall by nearly five orders of magnitude, and the
+# attention map and the blocks of $J$ show that this is no good news. Seen on a head of a small vision transformer at
+# five real digits, at initialisation; the controls are another initialisation, rotations in place of the identity, and
+# attention switched off by hand.
 #
 # | | |
 # | --- | --- |
 # | **Time** | about 45 minutes, exercises included |
-# | **Machine** | Runs in under 40 s and 800 MB on two cores. Nothing is downloaded. |
+# | **Machine** | Runs in under 60 s and 800 MB on two cores. Nothing is downloaded. |
 # | **You need** | [lesson 1](01_condition_numbers.ipynb); attention as softmax(QKᵀ)V; partial derivatives |
 # | **Version** | written for spectral_core 0.1; `env_check()` below prints yours |
 #
@@ -51,7 +51,7 @@ figure("02.open")
 # %%
 import torch
 
-from spectral_core.lessons import check, env_check, explore, figure, predict, quiz, reveal, table
+from spectral_core.lessons import check, env_check, explore, figure, own_or_solution, predict, quiz, reveal, table
 
 env_check()
 
@@ -173,6 +173,8 @@ print("N_0 W_K agrees with autodiff:", torch.allclose(n_0 @ w_k, by_query))
 # | Q | D d_k | $(x_i)_a\,(N_i W_K)_{cb}$ |
 # | K | D d_k | $(N_i)_{ca}\,(q_i)_b$ |
 # | V | D d_v | $(PX)_{ia}\,\delta_{cb}$ |
+#
+# ($\delta_{cb}$ is 1 for c = b and 0 otherwise.)
 
 # %%
 px = p @ x
@@ -204,7 +206,8 @@ figure("02.blocks")
 # ### 5.4 The same thing in the paper's notation
 #
 # The exact form that public sources give for Theorem 3.3 is that of the authors' follow-up **[reported]**: with vec
-# stacking columns, ⊗ the Kronecker product, Λ the n² × n² derivative of vec(softmax), and $s = 1$,
+# stacking columns, ⊗ the Kronecker product ($A \otimes B$ replaces every entry $a_{ij}$ of $A$ by the block $a_{ij}B$),
+# Λ the n² × n² derivative of vec(softmax), and $s = 1$,
 #
 # $$\frac{\partial A}{\partial W_Q} = (W_V^\top X^\top \otimes I_n)\;\Lambda\;(X W_K \otimes X) .$$
 #
@@ -273,7 +276,8 @@ table(
 # %% [markdown]
 # ### 5.6 Directions that no token can see
 #
-# Take any invertible d_k × d_k matrix $M$ and change $W_Q \to W_Q M$, $W_K \to W_K M^{-\top}$. Queries and keys change,
+# Take any invertible d_k × d_k matrix $M$ and change $W_Q \to W_Q M$, $W_K \to W_K M^{-\top}$, where $M^{-\top}$ is
+# the transposed inverse. Queries and keys change,
 # $QK^\top$ does not: the output is the same. So every small $M - I$ gives a direction of the weights in which $J$ is
 # zero: d_k² directions in all as long as W_Q and W_K have full column rank. Physicists call this a *gauge freedom*. So
 #
@@ -336,10 +340,10 @@ figure("02.sweep")
 # two blocks. What κ(J) measures at λ = 10 is how well the *tokens* are conditioned; W_Q and W_K get no gradient.
 #
 # Why so early? Adding λI to W_Q and W_K adds about $s\,\lambda^2 d_k = \lambda^2\sqrt{d_k}$ to the logit of every token
-# with itself (after LayerNorm the channels of a token have mean square 1). Softmax over n tokens saturates once that
-# exceeds log n by some units **[derived]**:
+# with itself (after LayerNorm the channels of a token have mean square 1). Where that equals log n, a token would give
+# itself half of its weight if all other logits were 0; well above it, attention is off **[derived]**:
 #
-# $$\lambda \gtrsim \lambda_{\text{sat}} = \Big(\frac{\log n}{\sqrt{d_k}}\Big)^{1/2} .$$
+# $$\lambda_{\text{sat}} = \Big(\frac{\log n}{\sqrt{d_k}}\Big)^{1/2} .$$
 
 # %%
 from spectral_core.lessons.lesson_02 import identity_head
@@ -434,6 +438,10 @@ check("02.softmax", softmax_jacobian)
 #
 # </details>
 
+# %% tags=["solution"]
+# goes on with your function if it passes all checks, else with the course's own
+softmax_jacobian = own_or_solution("02.softmax", softmax_jacobian)
+
 # %% [markdown]
 # ### Exercise 2: the slopes of all tokens
 #
@@ -489,6 +497,10 @@ check("02.slopes", slopes)
 # * (n, D, d_v) in place of (n, d_v, D): value channels come first, as in the rows of J.
 #
 # </details>
+
+# %% tags=["solution"]
+# goes on with your function if it passes all checks, else with the course's own
+slopes = own_or_solution("02.slopes", slopes)
 
 # %% [markdown]
 # ### Exercise 3: the Gram form
@@ -556,13 +568,17 @@ check("02.gram", gram)
 #
 # </details>
 
+# %% tags=["solution"]
+# goes on with your function if it passes all checks, else with the course's own
+gram = own_or_solution("02.gram", gram)
+
 # %% [markdown]
 # ### Exercise 4: the rank of J
 #
 # *Difficulty 2 of 5 · 4 minutes · Why it matters: it tells you whether κ(J) is finite before you compute it.*
 #
-# Write `expected_rank(n, dim, d_k, d_v)`, the rank of $J$ for a head in general position with at least `dim` tokens, or
-# with so few that the rows are the limit.
+# Write `expected_rank(n, dim, d_k, d_v)`, the rank of $J$ for a random head with n tokens of width `dim` and d_k at
+# most `dim`: take the bound of 5.6 as attained.
 
 
 # %% tags=["exercise"]
@@ -611,6 +627,10 @@ check("02.rank", expected_rank)
 #
 # </details>
 
+# %% tags=["solution"]
+# goes on with your function if it passes all checks, else with the course's own
+expected_rank = own_or_solution("02.rank", expected_rank)
+
 # %% [markdown]
 # ## 8. Signature result
 #
@@ -638,17 +658,20 @@ def rotations(size, seed):
     return {role: FixedCorrection(size * torch.linalg.qr(draw).Q) for role, draw in zip("qkv", draws, strict=True)}
 
 
+# %%
 by_ten, by_one = IdentityCorrection(10.0), IdentityCorrection(1.0)
 arms = {
-    "none": lambda i: digit_head(seed=i, image=i),
-    "Xavier": lambda i: digit_head(init="xavier", seed=i, image=i),
-    "λ = 10": lambda i: digit_head({"q": by_ten, "k": by_ten, "v": by_ten}, seed=i, image=i),
-    "10 · rotations": lambda i: digit_head(rotations(10, i), seed=i, image=i),
-    "λ = 1": lambda i: digit_head({"q": by_one, "k": by_one, "v": by_one}, seed=i, image=i),
-    "rotations": lambda i: digit_head(rotations(1, i), seed=i, image=i),
-    "λ = 10 on V": lambda i: digit_head({"v": by_ten}, seed=i, image=i),
+    "none": lambda i: None,
+    "λ = 10": lambda i: {"q": by_ten, "k": by_ten, "v": by_ten},
+    "10 · rotations": lambda i: rotations(10, i),
+    "λ = 1": lambda i: {"q": by_one, "k": by_one, "v": by_one},
+    "rotations": lambda i: rotations(1, i),
+    "λ = 10 on V": lambda i: {"v": by_ten},
 }
-heads = {arm: [make(i) for i in range(5)] for arm, make in arms.items()}
+heads = {arm: [digit_head(make(i), seed=i, image=i) for i in range(5)] for arm, make in arms.items()}
+heads["Xavier"] = [digit_head(init="xavier", seed=i, image=i) for i in range(5)]
+
+# %%
 kappas = {arm: [h.kappa for h in hs] for arm, hs in heads.items()}
 saturations = {arm: [h.saturation for h in hs] for arm, hs in heads.items()}
 shares = {arm: [h.query_key_share for h in hs] for arm, hs in heads.items()}
@@ -671,14 +694,16 @@ plots.seed_dots(
 
 # %% tags=["assert"]
 # the sentences below, checked
-inf = float("inf")
-median = {arm: sorted(values)[2] for arm, values in kappas.items()}
+inf, median = float("inf"), {arm: sorted(values)[2] for arm, values in kappas.items()}
 assert min(kappas["none"]) > 1e5
 assert median["none"] > 30 * median["Xavier"]
 assert abs(kappas["λ = 10"][0] / kappas["attention off"][0] - 1) < 1e-6
 assert shares["λ = 10"][0] < 1e-9
 assert sum(value > 1e6 for value in kappas["λ = 10"]) == 3
 assert inf in kappas["λ = 10"]
+
+# %% tags=["assert"]
+# and those on saturation and rotations
 assert min(saturations["λ = 10"]) > 0.98
 assert kappas["10 · rotations"] == [inf] * 5
 assert 40 < min(kappas["λ = 1"]) < max(kappas["λ = 1"]) < 250
@@ -724,11 +749,18 @@ table(["λ = 10", "κ(J)", "tokens that attend to another", "least max p of a to
 # %% [markdown]
 # Where a token attends to *another* one, two rows of $PX$ are (nearly) the same: the V block loses rank, and 16 value
 # channels of that token hang on what little is left of the Q and K blocks.
+#
+# And a warning about the third dial: the share of Q and K in ‖J‖ is no count of living tokens. On digit 4 almost every
+# token is switched off, but one is not, and λ = 10 on V makes its slopes so large that it alone gives Q and K most of
+# ‖J‖.
 
 # %% tags=["assert"]
 # a token looks away exactly where κ(J) is bad
 assert [row[2] > 0 for row in rows] == [value > 1e6 for value in kappas["λ = 10"]]
 assert rows[kappas["λ = 10"].index(inf)][4] == "240 of 256"
+alive = heads["λ = 10"][4].jacobian.attention().amax(-1)
+assert sum(alive < 0.9) == 1
+assert shares["λ = 10"][4] > 0.9
 
 # %% [markdown]
 # ## 9. Play
@@ -769,7 +801,7 @@ table(["κ(J)", "mean of max p", "share of Q and K"], [[mine.kappa, mine.saturat
 # The Jacobian of a head has three blocks; Q and K reach the output through the slopes $N_i = s\,V^\top\Lambda_iX$
 # alone, a covariance that vanishes when attention saturates, and the V block is $PX \otimes I$. Its Gram form gives
 # the exact κ(J) from a few matrix products, and its rank lacks d_k² for the gauge freedom of Q and K. κ(J) can be small
-# because a head works well or because it is switched off: only the mean of max p and the block norms tell which.
+# because a head works well or because it is switched off: the attention map and the block norms, together, tell which.
 #
 # Three questions to take with you; put a letter in place of `"skipped"`.
 
@@ -794,4 +826,5 @@ quiz("02.quiz-beside", "skipped")
 # [the bound of Theorem 3.4, factor by factor](../spectral_core/bounds.py) ·
 # [the demo](../app.py)
 #
-# **Next lesson.** The bound of Theorem 3.4: both sides of it, factor by factor, and what it is worth.
+# **Next lesson.** [3. What governs κ(J)](03_what_governs_kappa.ipynb): the bound of Theorem 3.4, factor by factor, and
+# what it is worth.

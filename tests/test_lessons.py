@@ -16,11 +16,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from answers import MUTANTS, NAMES, OTHERS
 
 import spectral_core
 from spectral_core import IdentityCorrection, lessons, plots
 from spectral_core.demo import Settings, head_view
-from spectral_core.lessons import check, env_check, environment, explore, figure, predict, quiz, reveal, table
+from spectral_core.lessons import (
+    check,
+    env_check,
+    environment,
+    explore,
+    figure,
+    own_or_solution,
+    predict,
+    quiz,
+    reveal,
+    table,
+)
 from spectral_core.lessons.heads import digit_head, random_head
 from spectral_core.lessons.lesson_01 import gradient_descent, random_matrix, with_spectrum
 from spectral_core.lessons.lesson_02 import identity_head
@@ -86,64 +98,15 @@ def test_the_solution_in_the_lesson_passes(exercise):
     assert all(case.passed and not case.cause for case in result.cases)
 
 
-def numpy_kappa(w):
-    s = np.linalg.svd(np.asarray(w), compute_uv=False)
-    return float("inf") if s.min() < 1e-10 * s.max() else s.max() / s.min()
-
-
-def eig_effective(w, rtol):
-    s = torch.linalg.eigvalsh(w.double().mT @ w.double()).clamp(min=0).sqrt()
-    kept = s[s > max(rtol, 1e-7) * s.max()]  # a Gram matrix resolves no more
-    return [kept.max() / kept.min(), len(kept)]
-
-
-def counting_steps(a, eps):
-    s = torch.linalg.svdvals(a)
-    factor = float((s[0] ** 2 - s[-1] ** 2) / (s[0] ** 2 + s[-1] ** 2))
-    steps, left = 1, factor
-    while left > eps:
-        steps, left = steps + 1, left * factor
-    return torch.tensor(float(steps))
-
-
-def newton_polar(w):
-    gram = w.double().mT @ w.double()
-    values, vectors = torch.linalg.eigh(gram)
-    inverse_root = vectors @ torch.diag(values.clamp(min=1e-18).rsqrt()) @ vectors.mT
-    return w + values[-1].sqrt() * w @ inverse_root
-
-
-def looped_softmax(p):
-    flat = p.reshape(-1, p.shape[-1])
-    out = torch.stack([torch.diag(row) - torch.outer(row, row) for row in flat])
-    return out.reshape(*p.shape, p.shape[-1])
-
-
-def covariance_slopes(x, p, v, scale):
-    centred = v[None] - (p @ v)[:, None]
-    return scale * torch.einsum("ij,ijc,ja->ica", p, centred, x)
-
-
-def looped_gram(x, q, px, slopes, w_k):
-    n, d_v = slopes.shape[:2]
-    rows = []
-    for i, c in itertools.product(range(n), range(d_v)):
-        by_q = torch.outer(x[i], slopes[i, c] @ w_k).flatten()
-        by_k = torch.outer(slopes[i, c], q[i]).flatten()
-        by_v = torch.outer(px[i], torch.eye(d_v, dtype=x.dtype)[c]).flatten()
-        rows.append(torch.cat([by_q, by_k, by_v]))
-    return torch.stack(rows) @ torch.stack(rows).mT
-
-
-def counted_rank(n, dim, d_k, d_v):
-    visible = dim * d_k + dim * d_k + dim * d_v - d_k * d_k
-    return visible if visible < n * d_v else n * d_v
-
-
-OTHERS = {
-    "01.kappa": numpy_kappa, "01.effective": eig_effective, "01.steps": counting_steps, "01.polar": newton_polar,
-    "02.softmax": looped_softmax, "02.slopes": covariance_slopes, "02.gram": looped_gram, "02.rank": counted_rank,
-}  # fmt: skip
+@pytest.mark.parametrize("exercise", EXERCISES, ids=ids)
+def test_the_lesson_goes_on_with_the_learners_function_or_the_solution(exercise):
+    assert exercise.solution is not None
+    assert own_or_solution(exercise.id, run(*stub(exercise.id))) is exercise.solution
+    mine = run(solution(exercise.id), stub(exercise.id)[1])
+    assert own_or_solution(exercise.id, mine) is mine
+    wrong = exercise.mistakes[0][1]
+    assert own_or_solution(exercise.id, wrong) is exercise.solution
+    assert check(exercise.id, exercise.solution).passed
 
 
 @pytest.mark.parametrize("exercise", EXERCISES, ids=ids)
@@ -154,73 +117,10 @@ def test_a_right_answer_written_differently_passes(exercise):
     assert failed <= ({"a singular W ends at κ = 2 exactly"} if exercise.id == "01.polar" else set()), result
 
 
-def svd(w):
-    return torch.linalg.svd(w, full_matrices=False)
-
-
-MUTANTS = {  # as a learner would write them: code, and words of the cause that has to be named
-    "01.kappa": [
-        ("s = torch.linalg.svdvals(w); return s[-1] / s[0]", "upside down"),
-        ("e = torch.linalg.eigvalsh(w.mT @ w); return e[-1] / e[0]", "squared singular values"),
-        ("s = torch.linalg.svdvals(w); return s[0] / s[-1] if s[-1] != 0 else math.inf", "use a tolerance"),
-        ("return torch.linalg.matrix_norm(w, 2)", "measures size"),
-        ("return torch.linalg.svdvals(w).max()", "measures size"),
-        ("torch.linalg.svdvals(w)", "is the `return` missing"),
-    ],
-    "01.effective": [
-        ("s = torch.linalg.svdvals(w); r = int((s > rtol).sum()); return s[0] / s[r - 1], r", "absolute"),
-        ("s = torch.linalg.svdvals(w); return s[0] / s[-1], len(s)", "leave out"),
-        ("s = torch.linalg.svdvals(w); r = int((s > rtol * s[0]).sum()); return s[r - 1] / s[0], r", "upside down"),
-        ("s = torch.linalg.svdvals(w); r = int((s > rtol * s[0]).sum()); return s[0] / s[r - 1]", "both numbers"),
-        ("s = torch.linalg.svdvals(w); r = int((s > rtol * s[0]).sum()); return r, s[0] / s[r - 1]", "other way round"),
-    ],
-    "01.steps": [
-        ("k = torch.linalg.cond(a); return math.ceil(math.log(eps) / math.log((k - 1) / (k + 1)))", "κ(A)², and you"),
-        ("k = torch.linalg.cond(a) ** 2; return int(math.log(eps) / math.log((k - 1) / (k + 1)))", "rounded down"),
-        ("k = torch.linalg.cond(a) ** 2; return math.ceil(math.log(eps) / math.log(1 - 1 / k))", "step 1/σ_max²"),
-        ("k = torch.linalg.cond(a) ** 2; return math.ceil(k / 2 * math.log(1 / eps))", "approximation"),
-        ("k = torch.linalg.cond(a) ** 4; return math.ceil(math.log(eps) / math.log((k - 1) / (k + 1)))", "once too"),
-    ],
-    "01.polar": [
-        ("return w + torch.linalg.svdvals(w)[0] * torch.eye(*w.shape)", "W's own directions"),
-        ("u, s, vt = svd(w); return w + u @ vt", "factor σ_max"),
-        ("u, s, vt = svd(w); return s[0] * u @ vt", "added to W"),
-        ("u, s, vt = svd(w); return w + s[0] * u @ vt.mT", "do not transpose"),
-    ],
-    "02.softmax": [
-        ("return torch.diag_embed(p)", "centring"),
-        ("return torch.diag_embed(p * (1 - p))", "sigmoid"),
-        ("return torch.diag_embed(p) - p[..., None]", "outer product"),
-        ("return torch.diag_embed(p) - p.mT @ p", "mixed the rows"),
-        ("return p[..., :, None] * p[..., None, :] - torch.diag_embed(p)", "sign"),
-    ],
-    "02.slopes": [
-        ("return v.mT @ (torch.diag_embed(p) - p[:, :, None] * p[:, None, :]) @ x", "1/√d_k is missing"),
-        ("return scale * v.mT @ torch.diag_embed(p) @ x", "centring"),
-        ("return scale * v.mT @ (torch.diag_embed(p.mT) - p.mT[:, :, None] * p.mT[:, None, :]) @ x", "wrong axis"),
-        ("return scale * x.mT @ (torch.diag_embed(p) - p[:, :, None] * p[:, None, :]) @ v", "transposed"),
-    ],
-    "02.gram": [
-        ("return reference(x, x, px, slopes, w_k)", "not with x_i·x_j"),
-        ("return reference(x, q, x, slopes, w_k)", "rows of PX"),
-        ("return reference(x, q, px, slopes, torch.eye(x.shape[1], dtype=x.dtype))", "N_i W_K"),
-        ("return reference(x, q, 0 * px, slopes, w_k)", "V term is missing"),
-        ("g = reference(x, q, px, slopes, w_k); n, d = slopes.shape[:2]; "
-         "return g.reshape(n, d, n, d).permute(1, 0, 3, 2).reshape(n * d, n * d)", "(channel, token)"),
-    ],
-    "02.rank": [
-        ("return min(n * d_v, dim * (2 * d_k + d_v))", "subtract d_k²"),
-        ("return min(n * d_v, dim * (2 * d_k + d_v) - d_k)", "not d_k"),
-        ("return dim * (2 * d_k + d_v) - d_k**2", "number of rows"),
-        ("return min(n * d_v, dim * (2 * d_k + d_v) - d_v**2)", "not d_v²"),
-    ],
-}  # fmt: skip
-
-
 @pytest.mark.parametrize(("exercise_id", "body", "cause"), [(e, *m) for e in MUTANTS for m in MUTANTS[e]])
 def test_typical_wrong_answers_fail_with_their_cause(exercise_id, body, cause):
     source, name = stub(exercise_id)
-    namespace = {"torch": torch, "math": math, "svd": svd, "reference": looped_gram}
+    namespace = {"torch": torch, **NAMES[exercise_id[:2]]}
     exec(re.sub(r"raise NotImplementedError", body, source), namespace)
     result = check(exercise_id, namespace[name])
     assert result.attempted
@@ -270,11 +170,29 @@ def test_a_function_that_stops_is_reported_with_its_error():
 
 def test_float32_answers_pass():
     assert check("01.polar", lambda w: spectral_core.PolarCorrection()(w.float()))
-    assert check("02.softmax", lambda p: looped_softmax(p.float()))
+    assert check("02.softmax", lambda p: OTHERS["02.softmax"](p.float()))
+
+
+def test_a_missing_import_is_said():
+    result = check("01.kappa", lambda w: nothing_such.inf)  # noqa: F821
+    assert "name 'nothing_such' is not defined: import it, or define it above" in repr(result)
+
+
+def test_several_numbers_may_come_as_a_tensor_or_an_array():
+    def stacked(w, rtol):
+        return torch.stack([torch.as_tensor(float(v)) for v in OTHERS["01.effective"](w, rtol)])
+
+    assert check("01.effective", stacked)
+    assert check("01.effective", lambda w, rtol: stacked(w, rtol).numpy())
+
+
+def test_one_number_in_a_tensor_with_a_dimension_is_said():
+    result = check("02.rank", lambda *sizes: torch.tensor([OTHERS["02.rank"](*sizes)]))
+    assert "shape (1,) where one number was expected" in repr(result)
 
 
 def test_a_wrong_shape_is_said():
-    result = check("02.softmax", lambda p: looped_softmax(p).flatten())
+    result = check("02.softmax", lambda p: OTHERS["02.softmax"](p).flatten())
     assert "shape (48,) where (3, 4, 4) was expected" in repr(result)
 
 
@@ -284,7 +202,7 @@ def test_check_refuses_what_is_not_an_exercise_or_a_function():
     with pytest.raises(ValueError, match="expected your function, got 3"):
         check("01.kappa", 3)
     with pytest.raises(FrozenInstanceError):
-        check("02.rank", counted_rank).exercise = "x"
+        check("02.rank", OTHERS["02.rank"]).exercise = "x"
 
 
 # ---- questions ---------------------------------------------------------------------------------------------
@@ -333,7 +251,7 @@ def test_predictions_refuse_what_is_no_option():
 def test_numbers_in_the_questions_are_right():
     assert identity_head(0, 0, 0).kappa == pytest.approx(900_000, rel=0.05)  # 02.celebrate
     assert identity_head(10, 10, 10).kappa == pytest.approx(11, rel=0.01)
-    assert counted_rank(20, 4, 3, 3) == 27  # 02.rank
+    assert OTHERS["02.rank"](20, 4, 3, 3) == 27  # 02.rank
     a = with_spectrum([10.0, 5.0, 1.0])
     assert OTHERS["01.steps"](a, 1e-3) == pytest.approx(350, rel=0.05)  # 01.quiz-square
     assert OTHERS["01.steps"](with_spectrum([math.sqrt(10), 1.0]), 1e-3) == pytest.approx(35, rel=0.05)
@@ -512,8 +430,8 @@ def test_env_check_lists_python_and_every_package_of_the_course():
     assert report.ok
     names = [line.split()[1] for line in report.lines]
     assert names[:2] == ["python", "spectral-core"]
-    assert {"torch", "numpy", "matplotlib", "ipywidgets", "jupytext", "scikit-learn", "cores"} <= set(names)
-    assert not {"gradio", "timm", "pytest", "scipy"} & set(names)
+    assert {"torch", "numpy", "matplotlib", "ipywidgets", "jupytext", "scikit-learn", "timm", "cores"} <= set(names)
+    assert not {"gradio", "accelerate", "pytest", "mypy"} & set(names)
     assert all(line.startswith("[OK]") for line in report.lines)
     assert report.text() in report._repr_html_().replace("&#x27;", "'")
 
@@ -608,4 +526,4 @@ def test_importing_the_lessons_needs_neither_matplotlib_nor_widgets(monkeypatch)
         monkeypatch.delitem(sys.modules, name)
     fresh = importlib.import_module("spectral_core.lessons")
     assert fresh is not lessons
-    assert fresh.check("02.rank", counted_rank).passed
+    assert fresh.check("02.rank", OTHERS["02.rank"]).passed

@@ -3,10 +3,13 @@
 The notebooks themselves are executed by nbmake, as pytest's own items.
 """
 
+import base64
 import importlib.util
+import itertools
 import json
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -19,13 +22,16 @@ from rich.progress import Progress
 
 import spectral_core
 from spectral_core.demo import RANGES, ROLES, parse_settings
+from spectral_core.lessons.heads import random_head
 from spectral_core.lessons.registry import Exercise, Question, View, entries
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
+sys.path.insert(0, str(FOLDER))
 spec = importlib.util.spec_from_file_location("lesson_build", FOLDER / "build.py")
 build = importlib.util.module_from_spec(spec)
 sys.modules["lesson_build"] = build
 spec.loader.exec_module(build)
+pages, pairs = sys.modules["pages"], sys.modules["pairs"]
 
 LESSONS = build.sources()
 SECTIONS = (
@@ -53,17 +59,26 @@ def section(path, title):
 
 
 def test_there_are_lessons_and_every_pair_agrees():
-    assert [path.stem[:3] for path in LESSONS][:2] == ["01_", "02_"]
+    assert [path.stem[:3] for path in LESSONS] == [f"{number:02}_" for number in range(13)]
     assert build.disagreements() == []
 
 
 @pytest.fixture
 def copy(tmp_path):
-    """The folder of lessons, copied; the unbroken copy passes."""
-    for path in [FOLDER / "build.py", *FOLDER.glob("[0-9]*")]:
-        shutil.copy(path, tmp_path)
-    assert build.disagreements(tmp_path) == []
-    return tmp_path
+    """The folder of lessons, copied with what they depend on; the unbroken copy passes."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    for path in [*FOLDER.glob("*.py"), *FOLDER.glob("[0-9]*.ipynb"), *FOLDER.glob("*.md")]:
+        shutil.copy(path, folder)
+    for name in ("constraints.txt", "pyproject.toml"):
+        shutil.copy(FOLDER.parent / name, tmp_path)
+    assert build.disagreements(folder) == []
+    return folder
+
+
+def run_build(folder, *options):
+    command = [sys.executable, "build.py", *options]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
 def edit(path, change):
@@ -104,6 +119,7 @@ def change_type(notebook):
         (drop_outputs, "has no outputs"),
         (add_error, "shows an error"),
         (lambda notebook: notebook.metadata.pop("spectral_core"), "its hash differs"),
+        (lambda notebook: notebook.cells[4].metadata.update(tags=["x"]), "edited by hand"),
     ],
 )
 def test_an_edited_notebook_is_noticed(copy, change, why):
@@ -116,8 +132,7 @@ def test_an_edited_notebook_is_noticed(copy, change, why):
 def test_an_edited_source_is_noticed_by_the_command(copy):
     source = copy / LESSONS[1].name
     source.write_text(source.read_text(encoding="utf-8") + "\n# one more comment\n", encoding="utf-8")
-    command = [sys.executable, "build.py", "--check"]
-    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
+    done = run_build(copy, "--check")
     assert done.returncode == 1
     assert LESSONS[1].stem in done.stdout
     assert "hash differs" in done.stdout
@@ -128,6 +143,28 @@ def test_a_change_that_leaves_the_cells_alone_is_noticed_by_its_hash(copy):
     source = copy / LESSONS[0].name
     source.write_text("\n" + source.read_text(encoding="utf-8"), encoding="utf-8")
     assert any("hash differs" in line for line in build.disagreements(copy))
+
+
+def test_other_constraints_are_noticed_by_their_hash(copy):
+    constraints = copy.parent / "constraints.txt"
+    constraints.write_text(constraints.read_text(encoding="utf-8") + "\nnothing==1\n", encoding="utf-8")
+    done = run_build(copy, "--check")
+    assert done.returncode == 1
+    assert " ".join(done.stdout.split()).count("constraints.txt changed") == len(LESSONS)
+
+
+def test_one_command_from_the_sources_leaves_git_nothing_to_say(copy):
+    assert run_build(copy, "--rewrite").returncode == 0
+    compare = ["git", "diff", "--no-index", "--exit-code", "--stat", str(FOLDER), str(copy)]
+    ignored = {"__pycache__", ".ipynb_checkpoints"}
+    for path in copy.iterdir():
+        if path.name not in ignored:
+            compare[-2:] = [str(FOLDER / path.name), str(path)]
+            done = subprocess.run(compare, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout
+    edit(copy / LESSONS[0].with_suffix(".ipynb").name, change_source)
+    assert run_build(copy, "--rewrite").returncode == 0
+    assert build.disagreements(copy) == []  # the hand's edit is gone
 
 
 def test_missing_partners_are_noticed(copy):
@@ -155,15 +192,19 @@ def test_a_build_is_repeatable_and_keeps_nothing_of_the_moment(tmp_path):
     pair = path.with_suffix(".ipynb")
     pair.write_text("the old notebook is not read")
     with Progress(disable=True) as progress:
-        assert re.fullmatch(r"00_tiny: [\d.]+ s, \d+ MB, \d+ kB", build.build(path, progress))
+        done = build.build(path, progress)
+        assert done.stem == "00_tiny"
+        assert 0 < done.slowest < done.seconds < 60
+        assert 20 < done.megabytes < 1000
+        assert 0 < done.kilobytes < 5
         first = pair.read_bytes()
         build.build(path, progress)
     assert pair.read_bytes() == first
     assert build.disagreements(tmp_path) == []
     notebook = json.loads(first)
     assert set(notebook["metadata"]) == {"kernelspec", "language_info", "spectral_core"}
-    assert notebook["cells"][1]["outputs"][0]["text"] == ["hi\n"]
-    assert len(notebook["cells"]) == 2  # the memory probe is gone
+    assert notebook["cells"][2]["outputs"][0]["text"] == ["hi\n"]
+    assert len(notebook["cells"]) == 3  # head, install cell, code: the memory probe is gone
     assert b"widget-view" not in first
 
 
@@ -184,6 +225,13 @@ def test_a_build_that_breaks_a_promise_writes_nothing(tmp_path, code, limits, wh
     assert not path.with_suffix(".ipynb").exists()
 
 
+def test_a_slow_cell_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "CELL_SECONDS", 0.2)
+    path = write(tmp_path, "import time\ntime.sleep(0.5)")
+    with Progress(disable=True) as progress, pytest.raises(build.BuildError, match="cell 2 took"):
+        build.build(path, progress)
+
+
 def test_the_memory_of_a_lesson_is_its_own_and_not_its_parents(tmp_path):
     ballast = np.ones(90_000_000)  # 720 MB here, in the process that starts the kernel
     path = write(tmp_path, "pass", megabytes=500)
@@ -195,7 +243,7 @@ def test_the_memory_of_a_lesson_is_its_own_and_not_its_parents(tmp_path):
 def test_cell_ids_follow_from_the_content(tmp_path):
     path = write(tmp_path, "a = 1\n\n# %%\na = 1\n\n# %%\nb = 2")
     ids = [cell.id for cell in build.read_source(path).cells]
-    assert len(set(ids)) == len(ids) == 4
+    assert len(set(ids)) == len(ids) == 5
     assert ids == [cell.id for cell in build.read_source(path).cells]
     moved = write(tmp_path, "c = 3\n\n# %%\na = 1\n\n# %%\na = 1\n\n# %%\nb = 2")
     assert set(ids) < {cell.id for cell in build.read_source(moved).cells}
@@ -227,7 +275,9 @@ def test_the_notebook_carries_only_stable_metadata(path):
     assert set(notebook.metadata) == {"kernelspec", "language_info", "spectral_core"}
     assert notebook.metadata.language_info == {"name": "python"}
     for cell in notebook.cells:
-        assert set(cell.metadata) <= {"tags"}
+        assert set(cell.metadata) <= {"tags", "jupyter"}
+        folded = set(cell.metadata.get("tags", [])) & {"assert", "setup", "solution"}
+        assert cell.metadata.get("jupyter") == ({"source_hidden": True} if folded else None)
         for output in cell.get("outputs", []):
             assert output.get("name") != "stderr"
             if "image/png" in output.get("data", {}):
@@ -313,6 +363,25 @@ def test_exercises_have_rating_reason_hints_solution_and_bugs(path):
 
 
 @lesson
+def test_a_solution_cell_follows_each_exercise(path):
+    cells = build.read_source(path).cells
+    for i, cell in enumerate(cells):
+        if "exercise" not in cell.metadata.get("tags", []):
+            continue
+        exercise_id, name = re.search(r'^check\("([\w.-]+)", (\w+)\)$', cell.source, re.M).groups()
+        after = next(c for c in cells[i + 1 :] if c.cell_type == "code")
+        assert after.metadata.tags == ["solution"]
+        assert f'{name} = own_or_solution("{exercise_id}", {name})' in after.source
+
+
+@lesson
+def test_no_wall_of_code(path):
+    for cell in code_of(path):
+        lines = [line for line in cell.source.splitlines() if line.strip()]
+        assert len(lines) <= 15, f"{len(lines)} lines: {cell.source[:80]}"
+
+
+@lesson
 def test_links_lead_somewhere(path):
     links = re.findall(r"\[[^\]]+\]\(([^)\s]+)\)", text_of(path))
     demo = [urlsplit(link) for link in links if link.startswith("http://127.0.0.1:7860/")]
@@ -343,10 +412,135 @@ def test_numbers_in_the_text_are_asserted_in_cells(path):
 def test_the_signature_result_has_seeds_baseline_and_negative_control(path):
     text = section(path, "8. Signature result")
     for word in ("**baseline**", "negative control", "control for"):
-        assert word in text
+        assert word in text.lower()
     cells = [c for c in build.read_source(path).cells]
-    at = next(i for i, c in enumerate(cells) if "## 8. Signature result" in c.source)
-    code = "\n".join(cell.source for cell in cells[at : at + 4] if cell.cell_type == "code")
-    assert "range(5)" in code
+    at, end = (next(i for i, c in enumerate(cells) if f"## {title}" in c.source) for title in SECTIONS[7:9])
+    code = "\n".join(cell.source for cell in cells[at:end] if cell.cell_type == "code")
+    assert any(int(count) >= 3 for count in re.findall(r"range\((\d+)\)", code)), "three seeds, in a range(...)"
     assert "table(" in code
-    assert "plots." in code
+    shown = [c for c in nbformat.read(path.with_suffix(".ipynb"), as_version=4).cells if c.cell_type == "code"]
+    after = sum(c.cell_type == "code" for c in build.read_source(path).cells[:at])
+    before = sum(c.cell_type == "code" for c in build.read_source(path).cells[:end])
+    assert any("image/png" in output.get("data", {}) for c in shown[after:before] for output in c.outputs)
+
+
+# ---- pages beside the lessons ------------------------------------------------------------------------------
+
+PAGES = [*LESSONS, FOLDER / "notation.md", FOLDER / "glossary.md", FOLDER.parent / "README.md"]
+
+
+def test_the_glossary_is_generated_and_explains_every_term_once():
+    assert (FOLDER / "glossary.md").read_text(encoding="utf-8") == pages.glossary()
+    known = [pages.terms(path) for path in LESSONS]
+    assert all(2 <= len(terms) <= 12 for terms in known)
+    for terms in known:
+        for term, said in terms.items():
+            assert len(said) > 15, term
+            assert term.count("*") == 0
+
+
+def test_a_stale_glossary_is_noticed(copy):
+    page = copy / "glossary.md"
+    page.write_text(page.read_text(encoding="utf-8").replace("ellipsoid", "egg") + "\n", encoding="utf-8")
+    done = run_build(copy, "--check")
+    assert done.returncode == 1
+    assert "glossary.md: the lessons' terms changed" in done.stdout
+
+
+def test_notation_is_that_of_the_docstrings():
+    text = (FOLDER / "notation.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ") and "---" not in line][1:]
+    assert len(rows) > 20
+    said = spectral_core.AttentionJacobian.__doc__
+    for row in rows:
+        for code in re.findall(r"`([^`]+)`", row[-1]):
+            name = re.split(r"[.(=:]", code)[0]
+            if ":" in code:  # an argument, as its docstring writes it
+                assert code.replace(" (…", "").split(":")[0].split(",")[0] in said
+                assert code in said, code
+            elif code.startswith("."):
+                assert hasattr(spectral_core.AttentionJacobian(*random_head(3, 4, 2, 2)), code[1:])
+            elif hasattr(spectral_core, name) and "." in code:
+                made = spectral_core.AttentionJacobian(*random_head(3, 4, 2, 2))
+                owner = made if name == "AttentionJacobian" else getattr(spectral_core, name)
+                attribute = code.split(".")[-1]
+                assert hasattr(owner, attribute) or attribute in owner.__dataclass_fields__, code
+            else:
+                assert hasattr(spectral_core, name) or code in ("vec(A)", "closed_form") or name == "preserve", code
+
+
+def test_what_the_lessons_take_is_recorded_and_within_budget():
+    text = pages.TIMES.read_text(encoding="utf-8")
+    text = re.sub(r"^\| \[(.+)\]\(\.\./notebooks/\w+\.ipynb\)", r"| \1", text, flags=re.M)
+    rows = re.findall(r"^\| (.+) \| (\d+) \| ([\d.]+) \| (\d+) \| (\d+) \|$", text, re.M)
+    assert [row[0] for row in rows] == [*map(pages.title, LESSONS), "all"]
+    for name, seconds, slowest, megabytes, kilobytes in rows[:-1]:
+        assert int(seconds) < 60, name
+        assert float(slowest) < build.CELL_SECONDS, name
+        assert int(megabytes) < 1500, name
+        assert int(kilobytes) < 300, name
+    assert int(rows[-1][1]) < pages.COURSE_SECONDS
+    for path, row in zip(LESSONS, rows, strict=False):
+        assert int(row[1]) <= build.limits(build.read_source(path)).seconds
+
+
+@lesson
+def test_badges_lead_to_this_notebook(path):
+    head = nbformat.read(path.with_suffix(".ipynb"), as_version=4).cells[0].source
+    place = pairs.repository().removeprefix("https://github.com/")
+    assert re.fullmatch(r"[\w.-]+/[\w.-]+", place)
+    (colab,) = re.findall(r"\]\(https://colab\.research\.google\.com/github/([^)]+)\)", head)
+    assert colab.startswith(f"{place}/blob/main/")
+    assert (FOLDER.parent / colab.removeprefix(f"{place}/blob/main/")) == path.with_suffix(".ipynb")
+    assert f"](https://codespaces.new/{place})" in head
+    install = nbformat.read(path.with_suffix(".ipynb"), as_version=4).cells[1].source
+    assert f"git clone --quiet --depth 1 {pairs.repository()} " in install
+    assert '%pip install --quiet "..[course]"' in install  # from the clone: lessons read ../results
+    assert install == build.read_source(LESSONS[0]).cells[1].source  # one identical cell in every lesson
+
+
+def test_the_readme_shows_the_first_figure_of_the_course():
+    assert pages.PICTURE.read_bytes() == pages.first_picture()
+
+
+def test_the_devcontainer_sets_up_the_course():
+    settings = json.loads((FOLDER.parent / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
+    target = settings["postCreateCommand"].removeprefix("make ")
+    makefile = (FOLDER.parent / "Makefile").read_text(encoding="utf-8")
+    assert target == ".venv/.course"
+    assert "$(VENV)/.course" in makefile
+    assert re.search(r"^course:.*\n\t.*jupyter lab notebooks/00_start_here\.ipynb$", makefile, re.M)
+    assert settings["image"].endswith(":3.11")
+    assert (FOLDER / "00_start_here.ipynb").exists()
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_every_link_inside_the_repository_leads_to_a_file_and_a_heading(path):
+    text = text_of(path) if path.suffix == ".py" else path.read_text(encoding="utf-8")
+    for target in re.findall(r"(?<!\!)\[[^\]]*\]\(([^)\s]+)\)", text):
+        parts = urlsplit(target)
+        if parts.scheme:
+            continue
+        aim = (path.parent / parts.path).resolve()
+        assert aim.exists(), target
+        assert aim.is_relative_to(FOLDER.parent), target
+
+
+def test_every_lesson_leads_to_the_next_and_the_first_to_all():
+    for path, after in itertools.pairwise(LESSONS):
+        assert f"({after.stem}.ipynb)" in section(path, "11. Recap").split("**Next lesson.**")[1], path.stem
+    start = text_of(LESSONS[0])
+    for path in LESSONS[1:]:
+        assert f"({path.stem}.ipynb)" in start
+        assert "notation.md" in text_of(path) or "notation.md" in start
+
+
+@lesson
+def test_figures_are_readable_in_a_page_of_700_pixels(path):
+    notebook = nbformat.read(path.with_suffix(".ipynb"), as_version=4)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                width = struct.unpack(">I", base64.b64decode(output.data["image/png"])[16:20])[0]
+                # text of 9 pt at 80 dpi has 10 px; a wider picture is scaled down
+                assert 10 * min(1, 700 / width) >= 8.9, f"{width} px wide: {output.data['text/plain'][:60]}"

@@ -7,9 +7,9 @@ Nothing here prints. Every function returns a small frozen result that a noteboo
 plain text.
 """
 
-from spectral_core.lessons.checking import CheckResult, check
+from spectral_core.lessons.checking import CheckResult, check, own_or_solution
 from spectral_core.lessons.display import Table, table
-from spectral_core.lessons.environment import EnvReport, env_check
+from spectral_core.lessons.environment import EnvReport, device, env_check
 from spectral_core.lessons.panels import Panel, explore, figure
 from spectral_core.lessons.questions import Answer, Prediction, predict, quiz, reveal
 
@@ -21,9 +21,11 @@ __all__ = [
     "Prediction",
     "Table",
     "check",
+    "device",
     "env_check",
     "explore",
     "figure",
+    "own_or_solution",
     "predict",
     "quiz",
     "reveal",

@@ -11,7 +11,7 @@ from importlib import metadata
 
 from spectral_core.lessons.display import Shown
 
-__all__ = ["EnvReport", "env_check"]
+__all__ = ["EnvReport", "device", "env_check"]
 
 DISTRIBUTION = "spectral-core"
 CURE = "pip install 'spectral-core[course]'"
@@ -35,6 +35,13 @@ class EnvReport(Shown):
     def html(self) -> str:
         """As `text`, in a fixed-width block."""
         return f"<pre>{escape(self.text())}</pre>"
+
+
+def device() -> str:
+    """Where the lessons train: "cuda" when PyTorch sees a GPU, else "cpu". The only place that decides it."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def env_check() -> EnvReport:

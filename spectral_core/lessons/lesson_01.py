@@ -92,13 +92,14 @@ VIEWS = (
 QUESTIONS = (
     Question(
         "01.scale",
-        "We multiply a matrix by 100 and take the best fixed step for it. How many gradient steps does it need now?",
+        "We multiply a matrix by 100 and take the best fixed step for it. How many gradient steps does least squares "
+        "with it need now?",
         {
             "a": Option("100 times fewer", "The gradients do grow, but the largest stable step shrinks as much."),
             "b": Option("the same number", "κ is a ratio of two stretches; the factor 100 cancels, and the best "
                         "step shrinks by 100² to compensate."),
-            "c": Option("10 000 times more", "That would be so if the step had to stay where it was and shrink with "
-                        "σ_max²; the gradient grows by the same factor."),
+            "c": Option("10 000 times more", "The best step does shrink by 100², but the curvature grows by "
+                        "100²: they cancel."),
         },
         "b",
     ),
@@ -108,11 +109,11 @@ QUESTIONS = (
         {
             "a": Option("it always falls", "That is what 'conditioning' suggests, but a singular value near −λ in "
                         "the wrong direction lands near zero."),
-            "b": Option("it may fall or rise", "Only λ above σ_max is large enough to be sure that no direction of W "
+            "b": Option("it stays the same", "That would need every singular value to move by the same factor."),
+            "c": Option("it may fall or rise", "Only λ above σ_max is large enough to be sure that no direction of W "
                         "can cancel λI."),
-            "c": Option("it stays the same", "That would need every singular value to move by the same factor."),
         },
-        "b",
+        "c",
     ),
     Question(
         "01.quiz-rank",
@@ -140,12 +141,13 @@ QUESTIONS = (
         "01.quiz-norm",
         "W has spectral norm 0.1, and so has 0.1·I. Which of the two is better conditioned?",
         {
-            "a": Option("they are equal: the norms agree", "The norm is σ_max alone; κ also needs σ_min."),
-            "b": Option("0.1·I, unless all singular values of W are equal", "κ(0.1·I) = 1, the least there is, and "
+            "a": Option("0.1·I, unless all singular values of W are equal", "κ(0.1·I) = 1, the least there is, and "
                         "κ(W) is 1 only when W stretches all directions alike."),
-            "c": Option("it cannot be said: small norms mean bad conditioning", "κ(cW) = κ(W): size says nothing."),
+            "b": Option("they are equal: the norms agree", "The norm is σ_max alone; κ also needs σ_min."),
+            "c": Option("W: it has more directions", "Both have all of them; what counts is how differently they "
+                        "are stretched."),
         },
-        "b",
+        "a",
     ),
 )  # fmt: skip
 

@@ -21,6 +21,11 @@ def _last_over_first(w: Tensor) -> Tensor:
     return s[-1] / s[0]
 
 
+def kappa(w: Tensor) -> Tensor:
+    """σ_max/σ_min, ∞ from 1e-12 on."""
+    return condition_number(w, rtol=1e-12)
+
+
 KAPPA = Exercise(
     "01.kappa", "the condition number",
     (
@@ -45,6 +50,7 @@ KAPPA = Exercise(
         ("you compare with exact zero, but σ_min of a singular matrix is rounding: use a tolerance",
          lambda w: torch.linalg.svdvals(w)[0] / torch.linalg.svdvals(w)[-1]),
     ),
+    kappa,
 )  # fmt: skip
 
 
@@ -84,6 +90,7 @@ EFFECTIVE = Exercise(
         ("return both numbers, (κ⁺, rank), in this order", lambda w, rtol: _effective(w, rtol)[0]),
         ("you have the two numbers the other way round: (κ⁺, rank)", lambda w, rtol: _effective(w, rtol)[::-1]),
     ),
+    _effective,
 )  # fmt: skip
 
 
@@ -134,6 +141,7 @@ STEPS = Exercise(
         ("you squared once too often: log(eps)/log(factor) wants the κ of AᵀA, which is κ(A)², not κ(A)⁴",
          lambda a, eps: _steps(_kappa(a) ** 4, eps)),
     ),
+    steps_needed,
 )  # fmt: skip
 
 
@@ -173,6 +181,7 @@ POLAR = Exercise(
         ("torch.linalg.svd returns Vᵀ already: do not transpose it again",
          lambda w: _polar_mistake(w, "untransposed")),
     ),
+    _correct,
 )  # fmt: skip
 
 ENTRIES = (KAPPA, EFFECTIVE, STEPS, POLAR)

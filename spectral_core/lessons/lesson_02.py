@@ -116,23 +116,23 @@ QUESTIONS = (
         "02.rank",
         "20 tokens, D = 4, d_k = d_v = 3: J has 60 rows and 36 columns. What is its rank?",
         {
-            "a": Option("36, all columns", "W_Q → W_Q M, W_K → W_K M⁻ᵀ changes weights and not the output: "
-                        "those directions are lost."),
-            "b": Option("27", "The matrices M have 9 entries, and each is a direction that the output does not see: "
+            "a": Option("27", "The matrices M have 9 entries, and each is a direction that the output does not see: "
                         "36 − 9."),
+            "b": Option("36, all columns", "W_Q → W_Q M, W_K → W_K M⁻ᵀ changes weights and not the output: "
+                        "those directions are lost."),
             "c": Option("60, all rows", "The rank is never more than the number of columns."),
         },
-        "b",
+        "a",
     ),
     Question(
         "02.quiz-null",
         "Λ_i is singular whatever the logits are. Which change of row i's logits has no effect?",
         {
             "a": Option("doubling them all", "That sharpens the softmax."),
-            "b": Option("adding the same number to them all", "The softmax divides it out: Λ_i 1 = 0."),
-            "c": Option("none: softmax is one-to-one", "n logits go in, but the n weights sum to 1."),
+            "b": Option("none: softmax is one-to-one", "n logits go in, but the n weights sum to 1."),
+            "c": Option("adding the same number to them all", "The softmax divides it out: Λ_i 1 = 0."),
         },
-        "b",
+        "c",
     ),
     Question(
         "02.quiz-value",

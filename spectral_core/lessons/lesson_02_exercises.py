@@ -48,6 +48,7 @@ SOFTMAX = Exercise(
         ("you mixed the rows of P: take the outer product of each row with itself, p[..., :, None] * p[..., None, :]",
          lambda p: torch.diag_embed(p) - p.mT @ p),
     ),
+    softmax_jacobian,
 )  # fmt: skip
 
 
@@ -94,6 +95,7 @@ SLOPES = Exercise(
         ("you summed over the tokens i: keep one N_i a token, shape (n, d_v, D)",
          lambda x, p, v, s: slopes(x, p, v, s).sum(0)),
     ),
+    slopes,
 )  # fmt: skip
 
 
@@ -166,6 +168,7 @@ GRAM = Exercise(
         ("the rows are ordered (channel, token); the order here is (token, channel)",
          lambda x, q, px, n_i, w_k: gram(x, q, px, n_i, w_k).reshape(4, 2, 4, 2).permute(1, 0, 3, 2).reshape(8, 8)),
     ),
+    gram,
 )  # fmt: skip
 
 
@@ -201,6 +204,7 @@ RANK = Exercise(
         ("J has n d_v rows: one a value channel of every token",
          lambda n, dim, d_k, d_v: min(n, dim * (2 * d_k + d_v) - d_k**2)),
     ),
+    expected_rank,
 )  # fmt: skip
 
 ENTRIES = (SOFTMAX, SLOPES, GRAM, RANK)

@@ -43,12 +43,20 @@ class Case:
 
 @dataclass(frozen=True)
 class Exercise:
-    """An exercise: its cases, and `mistakes`, pairs of what to tell the learner and a function that errs so."""
+    """An exercise.
+
+    Attributes:
+        id, title: as the lesson shows them.
+        cases: the named checks.
+        mistakes: pairs of what to tell the learner and a function that errs so.
+        solution: the course's own answer, with which a lesson goes on for those who skip the exercise.
+    """
 
     id: str
     title: str
     cases: tuple[Case, ...]
     mistakes: tuple[tuple[str, Callable[..., Any]], ...] = ()
+    solution: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -122,21 +130,28 @@ T = TypeVar("T", Exercise, Question, View)
 
 
 def find(kind: type[T], entry_id: str) -> T:
-    """The piece of a lesson by its kind and id.
+    """The piece of a lesson by its kind and id; only that lesson is imported.
 
     Raises:
-        ValueError: no such piece; the message lists those there are.
+        ValueError: no such piece; the message lists those of the lesson, or of all when it names no lesson.
     """
-    known = {entry.id: entry for entry in entries() if isinstance(entry, kind)}
+    number = str(entry_id)[:2]
+    near = entries(number) if any(name.startswith(f"lesson_{number}") for name in _modules()) else entries()
+    known = {entry.id: entry for entry in near if isinstance(entry, kind)}
     if entry_id not in known:
         raise ValueError(f"expected the id of one of {', '.join(known)} ({kind.__name__.lower()}s), got {entry_id!r}")
     return known[entry_id]
 
 
 @cache
-def entries() -> tuple[Entry, ...]:
-    """Every piece of every lesson, in order."""
-    package = import_module("spectral_core.lessons")
-    names = sorted(m.name for m in iter_modules(package.__path__) if m.name.startswith("lesson_"))
-    modules = [import_module(f"{package.__name__}.{name}") for name in names]
+def entries(number: str = "") -> tuple[Entry, ...]:
+    """Every piece of the lesson with this number ("02"), or of every lesson, in order."""
+    package = "spectral_core.lessons"
+    modules = [import_module(f"{package}.{name}") for name in _modules() if name.startswith(f"lesson_{number}")]
     return tuple(entry for module in modules for entry in module.ENTRIES)
+
+
+@cache
+def _modules() -> tuple[str, ...]:
+    found = iter_modules(import_module("spectral_core.lessons").__path__)
+    return tuple(sorted(module.name for module in found if module.name.startswith("lesson_")))

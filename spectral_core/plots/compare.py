@@ -48,7 +48,7 @@ def sweep(
     alt = f"{title}, against {x_label} from {x[0]:g} to {x[-1]:g}. " + " ".join(
         f"{name}: {format_number(y[0])} to {format_number(y[-1])}." for name, y in panels.items()
     )
-    figure, axes = new_figure(len(panels), (max(6.2, 3.4 * len(panels)), 3.1), alt)
+    figure, axes = new_figure(len(panels), (min(9.8, max(6.2, 3.4 * len(panels))), 3.1), alt)
     for ax, (name, y), color, marker in zip(axes, panels.items(), COLORS, MARKERS, strict=False):
         if name in log:
             ax.set_yscale("log")
@@ -81,7 +81,7 @@ def seed_dots(columns: Mapping[str, Mapping[str, Sequence[float]]], *, title: st
         if quantity in log:
             ax.set_xscale("log")
         for row, arm in enumerate(arms):
-            style: dict[str, Any] = {"color": COLORS[row % 6], "marker": MARKERS[row % 6], "ms": 7, "alpha": 0.75}
+            style: dict[str, Any] = {"color": COLORS[row % 6], "marker": MARKERS[row % 7], "ms": 7, "alpha": 0.75}
             finite = [v for v in by_arm[arm] if math.isfinite(v)]
             ax.plot(finite, [row] * len(finite), ls="none", **style)
         _infinite_strip(ax, list(by_arm.values()))

@@ -15,18 +15,18 @@ DPI = 80
 INK = "#222222"
 COLORS = ("#D55E00", "#0072B2", "#009E73", "#AA4499", "#806000", "#000000")
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
-MARKERS = ("o", "s", "^", "D", "v", "P")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # one more than colours: no pair comes twice in 42
 
 
-def new_figure(panels: int, size: tuple[float, float], alt: str) -> tuple[Figure, list[Any]]:
-    """A figure with a row of empty panels, `size` in inches, and `alt` as its text alternative.
+def new_figure(panels: int, size: tuple[float, float], alt: str, *, rows: int = 1) -> tuple[Figure, list[Any]]:
+    """A figure of empty panels, row by row, `size` in inches, and `alt` as its text alternative.
 
     Raises:
         ImportError: matplotlib is missing; the message names the extra that brings it.
     """
     figure = _figure_class()(figsize=size, dpi=DPI, layout="constrained")
     figure.alt = alt
-    axes = list(figure.subplots(1, panels, squeeze=False)[0])
+    axes = list(figure.subplots(rows, panels // rows, squeeze=False).flat)
     for ax in axes:
         ax.grid(color="#DDDDDD", lw=0.6)
         ax.set_axisbelow(True)
