@@ -49,10 +49,15 @@ def glossary(folder: Path = HERE) -> str:
     return head + "\n".join(lines[key] for key in sorted(lines, key=_sort_key)) + "\n"
 
 
+def course(builds: Sequence[Build]) -> list[Build]:
+    """All lessons of which anything is known, in order: lessons that were not built now keep their row."""
+    known = {b.stem: b for b in [*recorded(), *builds]}
+    return [known[path.stem] for path in sources() if path.stem in known]
+
+
 def times(builds: Sequence[Build], machine: str) -> str:
     """The table of what every lesson takes."""
-    known = {b.stem: b for b in [*recorded(), *builds]}  # lessons that were not built now keep their row
-    builds = [known[path.stem] for path in sources() if path.stem in known]
+    builds = course(builds)
     rows = [
         f"| [{title(HERE / f'{b.stem}.py')}](../notebooks/{b.stem}.ipynb) | {b.seconds:.0f} | {b.slowest:.1f} | "
         f"{b.megabytes} | {b.kilobytes:.0f} |"

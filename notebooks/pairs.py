@@ -41,13 +41,14 @@ def repository() -> str:
 
 
 def badges(stem: str) -> str:
-    """The line of badges at the top of a lesson."""
+    """The line of badges and links at the top of a lesson."""
     place = repository().removeprefix("https://github.com/")
     colab = f"{COLAB}/{place}/blob/main/notebooks/{stem}.ipynb"
     space = f"https://codespaces.new/{place}"
     return (
         f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab}) "
-        f"[![Open in Codespaces](https://github.com/codespaces/badge.svg)]({space})"
+        f"[![Open in Codespaces](https://github.com/codespaces/badge.svg)]({space}) "
+        "[notation](notation.md) · [glossary](glossary.md)"
     )
 
 

@@ -132,7 +132,8 @@ class SpectralMonitor:
         assert self.batch is not None
         by_layer = defaultdict(list)
         refused: dict[str, str] = {}
-        for record in attention_jacobians(self.model, self.batch, layouts=self.layouts, refused=refused):
+        found = attention_jacobians(self.model, self.batch, layouts=self.layouts, refused=refused, progress=False)
+        for record in found:
             by_layer[self.names.index(_name(record.layer.partition("#")[0]))].append(record)
         if refused and not self.history:
             warnings.warn(f"no κ(J) of {len(refused)} layers: {next(iter(refused.values()))}", stacklevel=3)

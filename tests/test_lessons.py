@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from answers import MUTANTS, NAMES, OTHERS
+from scipy import stats
 
 import spectral_core
 from spectral_core import IdentityCorrection, lessons, plots
@@ -27,6 +28,7 @@ from spectral_core.lessons import (
     environment,
     explore,
     figure,
+    lesson_08_runs,
     own_or_solution,
     predict,
     quiz,
@@ -38,6 +40,7 @@ from spectral_core.lessons.lesson_01 import gradient_descent, random_matrix, wit
 from spectral_core.lessons.lesson_02 import identity_head
 from spectral_core.lessons.panels import Panel
 from spectral_core.lessons.registry import Choice, Exercise, Question, Slider, View, entries, find
+from spectral_core.lessons.statistics import interval, ratio_interval
 
 ROOT = Path(spectral_core.__file__).parent
 SOURCES = "\n".join(
@@ -447,6 +450,37 @@ def test_env_check_says_what_is_missing_or_too_old(monkeypatch):
         ["matplotlib", "missing, 3.9 or newer is needed"],
     ]
     assert repr(report).endswith("Repair with: pip install 'spectral-core[course]'")
+
+
+@pytest.mark.parametrize(("has_gpu", "name"), [(True, "cuda"), (False, "cpu")])
+def test_lessons_train_on_a_gpu_where_there_is_one(monkeypatch, has_gpu, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    assert environment.device() == name
+
+
+def test_lesson_8_trains_on_the_device_of_the_lessons(monkeypatch):
+    monkeypatch.setattr(lesson_08_runs, "device", lambda: "meta")
+    with pytest.raises(NotImplementedError, match="meta tensor"):  # which holds no numbers to bring back
+        lesson_08_runs.train("plain", [0], steps=1)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 8])
+def test_intervals_are_those_of_scipy(n):
+    values = [float(i * i % 7) for i in range(n)]
+    low, high = stats.t.interval(0.95, n - 1, np.mean(values), stats.sem(values))
+    for given in (values, torch.tensor(values)):
+        mean, half = interval(given)
+        assert (mean - half, mean + half) == pytest.approx((low, high), rel=1e-12)
+
+
+def test_ratio_intervals_are_intervals_of_logarithms():
+    old = [3.0, 5.0, 7.0]
+    mean, half = 1.0, 4.302653 / math.sqrt(3)  # of the logarithms 0, 1 and 2, by hand
+    found = ratio_interval([3.0, 5.0 * math.e, 7.0 * math.e**2], old)
+    assert found == pytest.approx((math.exp(mean), math.exp(mean - half), math.exp(mean + half)), rel=1e-6)
+    assert ratio_interval([1.0, math.inf, 1.0], old) == (math.inf, math.inf, math.inf)
+    with pytest.raises(ValueError, match="zip"):
+        ratio_interval([1.0, 2.0], old)
 
 
 def test_tables_show_numbers_as_people_write_them():

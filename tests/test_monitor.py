@@ -69,6 +69,21 @@ def test_a_batch_adds_the_jacobian():
     assert 0 < values["spectral/layer00/saturation"] <= 1
 
 
+def test_no_bar_appears_in_a_training_loop(monkeypatch):
+    from spectral_core import head_jacobians
+
+    shown = []
+
+    def bar(title, total, *, shown_=shown, **options):
+        shown_.append(options["shown"])
+        return progress_bar(title, total, **options)
+
+    progress_bar = head_jacobians.progress_bar
+    monkeypatch.setattr(head_jacobians, "progress_bar", bar)
+    SpectralMonitor(VisionTransformer(dim=8, depth=2), batch=torch.randn(1, 1, 8, 8)).step(0)
+    assert shown == [False]
+
+
 def test_a_rank_deficient_head_is_infinite():
     model = SpectralConditionedAttention(8, 2)
     with torch.no_grad():

@@ -15,7 +15,7 @@ from spectral_core.jacobian import AttentionJacobian
 from spectral_core.models import VisionTransformer
 from spectral_core.projections import find_projections
 
-__all__ = ["DigitHead", "digit_head", "random_head"]
+__all__ = ["DigitHead", "digit_head", "query_key_share", "random_head"]
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,13 @@ class DigitHead:
     @property
     def query_key_share(self) -> float:
         """Norm of the Q and K blocks together, as a share of ‖J‖: near 0 when Q and K cannot learn."""
-        q, k, v = (self.norms[role] for role in "qkv")
-        return ((q * q + k * k) / (q * q + k * k + v * v)) ** 0.5
+        return query_key_share(self.norms)
+
+
+def query_key_share(norms: Mapping[str, float]) -> float:
+    """Norm of the Q and K blocks of J together, as a share of ‖J‖, from the norms of its blocks by role."""
+    q, k, v = (norms[role] for role in "qkv")
+    return ((q * q + k * k) / (q * q + k * k + v * v)) ** 0.5
 
 
 def digit_head(

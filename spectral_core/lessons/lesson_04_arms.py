@@ -19,11 +19,9 @@ from spectral_core.projections import find_projections
 from spectral_core.spectrum import condition_number, singular_values
 
 __all__ = [
-    "ARMS", "ENTRIES", "Grown", "RandomOrthogonal", "arm_heads", "arm_kappas", "drift", "ratio_interval",
+    "ARMS", "ENTRIES", "Grown", "RandomOrthogonal", "arm_heads", "arm_kappas", "drift",
     "results_table", "whole_weight",
 ]  # fmt: skip
-
-T_975 = {5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # Student's t by degrees of freedom
 
 
 class RandomOrthogonal(Correction):
@@ -86,16 +84,6 @@ def arm_kappas(init: str, seeds: Sequence[int], name: str) -> list[float]:
         w, fix = whole_weight("q", init, seed), ARMS[name](3 * seed)
         out.append(float(condition_number(w if fix is None else fix(w))))
     return out
-
-
-def ratio_interval(new: Sequence[float], old: Sequence[float]) -> tuple[float, float, float]:
-    """Geometric mean of new / old over paired seeds, and the ends of its 95 % t-interval; ∞ where one is infinite."""
-    if any(map(math.isinf, (*new, *old))):
-        return math.inf, math.inf, math.inf
-    logs = [math.log(a / b) for a, b in zip(new, old, strict=True)]
-    n, mean = len(logs), sum(logs) / len(logs)
-    half = T_975[n - 1] * (sum((x - mean) ** 2 for x in logs) / (n - 1) / n) ** 0.5
-    return math.exp(mean), math.exp(mean - half), math.exp(mean + half)
 
 
 def results_table(page: str, heading: str) -> dict[str, dict[str, str]]:

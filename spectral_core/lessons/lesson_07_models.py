@@ -15,6 +15,7 @@ from spectral_core.calibration import Calibration, calibrate
 from spectral_core.conditioning import condition
 from spectral_core.corrections import Correction, FixedCorrection
 from spectral_core.data import load_digits
+from spectral_core.lessons.statistics import interval
 from spectral_core.models import VisionTransformer
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
 ]  # fmt: skip
 
 ENTRIES = ()
+ROUNDING = 2.0**-42  # a smallest eigenvalue of J Jᵀ below this share of the largest is rounding: κ(J) > 2·10⁶
 
 
 def digits(first: int, count: int = 1) -> Tensor:
@@ -62,11 +64,13 @@ class Look:
         by_digit: geometric mean of κ(J) over the heads, a number a digit; at most 2·10⁶ a head, a lower bound there.
         saturation: mean of max_j p_ij over tokens, heads and digits.
         share: norm of the Q and K blocks as a share of ‖J‖, mean over heads and digits.
+        lower_bound: whether some head is beyond 2·10⁶.
     """
 
     by_digit: tuple[float, ...]
     saturation: float
     share: float
+    lower_bound: bool
 
     @property
     def kappa(self) -> float:
@@ -77,16 +81,19 @@ class Look:
 @torch.no_grad()
 def look(model: VisionTransformer, images: Tensor) -> Look:
     """κ(J), saturation and the share of Q and K in ‖J‖ of every head, at the inputs that it really sees."""
-    logs, saturations, shares = [], [], []
+    logs, saturations, shares, lowest = [], [], [], 1.0
     for layer in range(len(model.blocks)):
         jac = model.block(layer).attention.jacobian(model.attention_input(images, layer))
-        values = torch.linalg.eigvalsh(jac.gram())  # below 2⁻⁴² of the largest they are rounding
-        logs.append((values[..., -1] / torch.maximum(values[..., 0], values[..., -1] * 2.0**-42)).log() / 2)
+        values = torch.linalg.eigvalsh(jac.gram())
+        share = values[..., 0] / values[..., -1]
+        lowest = min(lowest, float(share.min()))
+        logs.append(-share.clamp(min=ROUNDING).log() / 2)
         saturations.append(jac.attention().amax(-1).mean())
         q, k, v = (jac.norms()[role].square() for role in "qkv")
         shares.append(((q + k) / (q + k + v)).sqrt().mean())
     by_digit = torch.cat(logs, -1).mean(-1).exp().tolist()
-    return Look(tuple(by_digit), float(torch.stack(saturations).mean()), float(torch.stack(shares).mean()))
+    saturation, share_qk = (float(torch.stack(column).mean()) for column in (saturations, shares))
+    return Look(tuple(by_digit), saturation, share_qk, lowest < ROUNDING)
 
 
 def train(model: VisionTransformer, *, seed: int, steps: int = 80, batch: int = 32, lr: float = 2e-3) -> float:
@@ -148,5 +155,4 @@ def run(by_role: Mapping[str, Correction] | None, *, init: str, seed: int) -> Ru
 
 def paired(a: Sequence[Run], b: Sequence[Run]) -> tuple[float, float]:
     """Mean of loss(a) − loss(b) over five paired seeds, and half the width of its 95 % interval (Student's t)."""
-    gaps = torch.tensor([x.loss - y.loss for x, y in zip(a, b, strict=True)]).double()
-    return float(gaps.mean()), float(2.776 * gaps.std() / len(gaps) ** 0.5)
+    return interval([x.loss - y.loss for x, y in zip(a, b, strict=True)])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from spectral_core.lessons.lesson_08_runs import EVERY, STEPS, interval, smooth, trace, train
+from spectral_core.lessons.heads import query_key_share
+from spectral_core.lessons.lesson_08_runs import EVERY, STEPS, smooth, trace, train
 from spectral_core.lessons.registry import Choice, Option, Question, Slider, View
+from spectral_core.lessons.statistics import interval
 from spectral_core.plots.runs import by_step, paired
 
 if TYPE_CHECKING:
@@ -51,18 +53,13 @@ def draw_trace(seed: int) -> Figure:
     """κ(J), saturation and what is left of Q and K, every 20 steps of training."""
     steps = list(range(0, STEPS + 1, EVERY))
     probes = {arm: [trace(arm, int(seed))[step] for step in steps] for arm in TRACED}
-    shares = {arm: [_query_key_share(p.block_norms) for p in ps] for arm, ps in probes.items()}
+    shares = {arm: [query_key_share(p.block_norms) for p in ps] for arm, ps in probes.items()}
     panels = {
         "κ(J)": {arm: [p.kappa_j for p in ps] for arm, ps in probes.items()},
         "mean of max p": {arm: [p.saturation for p in ps] for arm, ps in probes.items()},
         "share of Q and K in ‖J‖": shares,
     }
     return by_step(panels, steps, title=f"One head while the model trains, seed {seed:g}", log=["κ(J)"])
-
-
-def _query_key_share(norms: dict[str, float]) -> float:
-    q, k, v = (norms[role] for role in "qkv")
-    return ((q * q + k * k) / (q * q + k * k + v * v)) ** 0.5
 
 
 SEED_NOTE = "decides the data order and all weights but Q, K, V"
@@ -101,7 +98,7 @@ QUESTIONS = (
         "λ = 1 takes κ(J) of a head at initialisation from several hundred thousand to about 42 (seed 0). The "
         "correction is fixed, the weights train. What is κ(J) after 100 steps?",
         {
-            "a": Option("more than ten times larger", "On each of the four seeds that we trace. A small κ(J) at the "
+            "a": Option("more than five times larger", "On each of the four seeds that we trace. A small κ(J) at the "
                         "start is no small κ(J) during training."),
             "b": Option("about the same: C does not change", "C stays, but W and the tokens X move, and κ(J) "
                         "depends on all of them."),

@@ -19,12 +19,13 @@ from spectral_core.calibration import calibrate
 from spectral_core.corrections import Correction, FixedCorrection, IdentityCorrection
 from spectral_core.data import load_digits
 from spectral_core.initialization import initialize
+from spectral_core.lessons.environment import device
 from spectral_core.models import VisionTransformer
 from spectral_core.training import HeadProbe, probe_head
 
 __all__ = [
     "ARMS", "BATCH", "ENTRIES", "EVERY", "LR", "SEEDS", "STEPS", "VALIDATION", "WINDOW", "Runs", "build",
-    "calibrated", "interval", "smooth", "trace", "train",
+    "calibrated", "smooth", "trace", "train",
 ]  # fmt: skip
 
 SEEDS, VALIDATION = range(8), range(100, 103)
@@ -111,31 +112,31 @@ def train(arm: str, seeds: Sequence[int] = SEEDS, lr: float = LR, steps: int = S
 
 @lru_cache(maxsize=256)
 def _train(arm: str, seeds: tuple[int, ...], lr: float, steps: int) -> Runs:
-    data = load_digits()
+    data, place = load_digits(), device()
     runs = [build(arm, seed) for seed in seeds]
     states = [dict(model.named_parameters()) for model, _ in runs]
-    p = {name: torch.stack([s[name].detach() for s in states]).requires_grad_() for name in states[0]}
+    p = {name: torch.stack([s[name].detach() for s in states]).to(place).requires_grad_() for name in states[0]}
     c = {f"{b}.{ROLES[r]}.weight": _shift(runs, p, b, r) for b in _attentions(p) for r in runs[0][1]}
     forward = partial(_forward, shifts=c, qk_norm=ARMS[arm].qk_norm)
     optimizer = torch.optim.AdamW(list(p.values()), lr=lr, weight_decay=DECAY, fused=True)
     orders = [_batches(len(data.train_y), torch.Generator().manual_seed(seed)) for seed in seeds]
-    patches = F.unfold(data.train_x, 2, stride=2).mT
+    patches, labels = F.unfold(data.train_x, 2, stride=2).mT.to(place), data.train_y.to(place)
     losses, snapshots = [], {}
     for step in range(steps):
         if step % EVERY == 0:
             snapshots[step] = _snapshot(p, c)
         optimizer.param_groups[0]["lr"] = lr * min(1.0, (step + 1) / WARMUP)
-        picked = torch.stack([next(order) for order in orders])
-        each = F.cross_entropy(forward(p, patches[picked]).mT, data.train_y[picked], reduction="none").mean(1)
+        picked = torch.stack([next(order) for order in orders]).to(place)
+        each = F.cross_entropy(forward(p, patches[picked]).mT, labels[picked], reduction="none").mean(1)
         optimizer.zero_grad(set_to_none=True)
         each.sum().backward()  # the runs share nothing, so each gets its own gradient
         optimizer.step()
         losses.append(each.detach())
     snapshots[steps] = _snapshot(p, c)
     with torch.no_grad():
-        held_out = F.unfold(data.test_x, 2, stride=2).mT.expand(len(seeds), -1, -1, -1)
-        accuracy = (forward(p, held_out).argmax(-1) == data.test_y).double().mean(1)
-    return Runs(torch.stack(losses, 1).double(), accuracy, snapshots)
+        held_out = F.unfold(data.test_x, 2, stride=2).mT.to(place).expand(len(seeds), -1, -1, -1)
+        accuracy = (forward(p, held_out).argmax(-1).cpu() == data.test_y).double().mean(1)
+    return Runs(torch.stack(losses, 1).double().cpu(), accuracy, snapshots)
 
 
 @lru_cache(maxsize=256)
@@ -151,14 +152,6 @@ def trace(arm: str, seed: int) -> dict[int, HeadProbe]:
 def smooth(losses: Tensor, window: int = 10) -> Tensor:
     """Mean of the last `window` values at every step that has that many: (…, steps) -> (…, steps − window + 1)."""
     return losses.unfold(-1, window, 1).mean(-1)
-
-
-def interval(values: Tensor) -> tuple[float, float]:
-    """Mean and half width of the 95 % interval of Student's t over the values of a few seeds."""
-    from scipy import stats
-
-    half = stats.t.ppf(0.975, len(values) - 1) * float(values.std()) / len(values) ** 0.5
-    return float(values.mean()), float(half)
 
 
 # ---- one stack of models: every parameter and activation has the seeds in front ----------------------------
@@ -205,7 +198,8 @@ def _shift(runs: list[tuple[VisionTransformer, By]], p: Stack, block: str, role:
 
 def _snapshot(p: Stack, c: Stack) -> Stack:
     wanted = ("embed", "position", "blocks.0.norm1", "blocks.0.attention")
-    return {k: (w.detach() + c[k] if k in c else w.detach().clone()) for k, w in p.items() if k.startswith(wanted)}
+    used = {k: w.detach() + c[k] if k in c else w.detach().clone() for k, w in p.items() if k.startswith(wanted)}
+    return {k: w.cpu() for k, w in used.items()}
 
 
 def _batches(size: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -44,10 +44,10 @@ def errors_of(lam: float, landmarks: int, steps: int, init: str = "normal") -> t
 
 
 def draw_open(landmarks: str, steps: int, init: str) -> Figure:
-    """κ of the landmark matrix, the error of its inverse and of the attention map against λ, medians."""
+    """κ of the landmark matrix and the error of its inverse against λ, medians."""
     by_lam = [errors_of(lam, int(landmarks), int(steps), init) for lam in LAMS]
-    kappas, inverses, maps_ = ([max(float(t.median()), 1e-12) for t in column] for column in zip(*by_lam, strict=True))
-    panels = {"κ of the matrix": kappas, "error of the inverse": inverses, "error of the map": maps_}
+    kappas, inverses = ([max(float(e[i].median()), 1e-12) for e in by_lam] for i in range(2))
+    panels = {"κ of the matrix": kappas, "error of the inverse": inverses}
     title = f"A head that inverts a {landmarks} × {landmarks} matrix in {steps} steps, λI on W_Q and W_K"
     guides = {"κ of the matrix": {f"{steps} steps reach {reach(int(steps)):.3g}": reach(int(steps))}}
     return plots.sweep(LAMS, panels, x_label="λ", title=title, log=list(panels), guides=guides)

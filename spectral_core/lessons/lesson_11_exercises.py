@@ -95,9 +95,9 @@ PRODUCT = Exercise(
     "11.product", "a product with the Q block",
     (
         Case("it is what forward-mode autodiff gives", "reference", lambda: _parts(0), _by_autodiff,
-             "the logits change by s (X dW) Kᵀ; the output by Σ_j p_ij (v_j − a_i) times that"),
+             "the logits change by s (X dW) Kᵀ; the output by Σ_j p_ij (v_j − a_i) times that", rtol=1e-9, atol=1e-12),
         Case("the adjoint identity: ⟨J dW, u⟩ − ⟨dW, Jᵀu⟩ = 0", "property", lambda: _parts(1), lambda *a: 0.0,
-             "J dW is linear in dW, with the logit scale and the centring v_j − a_i", observe=_adjoint_gap),
+             "J dW is linear in dW, with the logit scale and the centring v_j − a_i", observe=_adjoint_gap, atol=1e-9),
         Case("a change that moves no query has no effect: dW = 0", "edge", lambda: (*_parts(2)[:5], torch.zeros(5, 3)
              .double()), lambda *a: torch.zeros(6, 2), "the product is linear: no change in, no change out"),
         Case("saturated attention (P = I) does not react to W_Q", "edge",
