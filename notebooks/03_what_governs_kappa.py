@@ -963,9 +963,10 @@ assert max(max(values) for arm, values in loose.items() if arm != "shuffled") > 
 # %% [markdown]
 # ## 9. Play
 #
-# The demo shows κ of the weights and κ(J) of this very head, and its attention map. The right side of the theorem you
-# have to compute here. Start the demo with `make demo`, then open
+# The demo shows κ of the weights and κ(J) of this very head, its attention map, and the right side of the theorem
+# factor by factor. Start it with `make demo`, then open
 #
+# * [the preset *Ill-conditioned*: small weights, κ(J) near a million](http://127.0.0.1:7860/?preset=ill-conditioned)
 # * [λ = 1 on all three](http://127.0.0.1:7860/?kind=identity&lam_q=1&lam_k=1&lam_v=1): κ(J) is 42 there, and the right
 #   side of the theorem is ten million
 # * [λ = 10 on V alone, Xavier weights](http://127.0.0.1:7860/?kind=identity&init=xavier&roles=v&lam_v=10): the bound

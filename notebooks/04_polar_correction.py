@@ -840,7 +840,8 @@ assert kept[-1] > 10 * values[-1]
 # | polar × 10 | **negative control**: strength 10, so κ(W + C) ≤ 1.1 | the belief that a small κ(W) is enough |
 
 # %%
-from spectral_core.lessons.lesson_04_arms import ARMS, arm_heads, arm_kappas, ratio_interval
+from spectral_core.lessons.lesson_04_arms import ARMS, arm_heads, arm_kappas
+from spectral_core.lessons.statistics import ratio_interval
 
 seeds = range(8)
 small = arm_heads("trunc-normal", seeds)
@@ -986,10 +987,11 @@ assert min(saturated["polar × 10"]) > 0.9
 #
 # The demo shows this head at digit 0 and trains the model around it. Start it with `make demo`, then open
 #
+# * [the preset *Over-conditioned*: all κ(W) are 1, and κ(J) is worse](http://127.0.0.1:7860/?preset=over-conditioned)
 # * [polar on Xavier weights](http://127.0.0.1:7860/?kind=polar&init=xavier): look at the map before you train
 # * [the same with the norm kept](http://127.0.0.1:7860/?kind=polar&init=xavier&preserve=frobenius)
 # * [polar on small weights, norm kept](http://127.0.0.1:7860/?kind=polar&preserve=frobenius): press
-#   *Start training both*, and compare the losses
+#   *Start* in the tab *Race*, and compare the losses
 
 # %% tags=["play"]
 # yours: strengths between 0 and 10, other roles, preserve="spectral", other digits

@@ -974,6 +974,7 @@ table(["W of exercise 2", "κ"], [["before", condition_number(bad)], ["after λ 
 #
 # The demo has D = 32 and two heads; its κ(W) is of the whole 32 × 32 matrices. Start it with `make demo`, then open
 #
+# * [the preset *λ·I, small*, with the race that belongs to it](http://127.0.0.1:7860/?preset=small-lambda)
 # * [λ = 1 on weights of standard deviation 0.02: three units of
 #   σ_max](http://127.0.0.1:7860/?kind=identity&lam_q=1&lam_k=1&lam_v=1)
 # * [λ = 1 on Xavier weights: half a unit, so a matter of

@@ -743,12 +743,13 @@ plots.seed_dots(
 # Seeds are paired, so look at differences within a seed. Mean and 95 % interval (Student's t, three seeds: wide, and
 # honest about it):
 
-
 # %%
+from spectral_core.lessons.statistics import interval
+
+
 def difference(arm, other):
     """Mean and half width of the 95 % interval of loss[arm] − loss[other] over seeds."""
-    gaps = torch.tensor(loss[arm]) - torch.tensor(loss[other])
-    return float(gaps.mean()), float(4.303 * gaps.std() / 3**0.5)
+    return interval(torch.tensor(loss[arm]) - torch.tensor(loss[other]))
 
 
 pairs = [
@@ -848,8 +849,9 @@ assert max(rows_8[3][2]) < 1.3
 #
 # The demo trains such a model while you watch the three dials. Start it with `make demo`, then open
 #
+# * [the preset *Saturation*, with the race that belongs to it](http://127.0.0.1:7860/?preset=saturation)
 # * [λ = 10 on Q and K](http://127.0.0.1:7860/?kind=identity&roles=qk&lam_q=10&lam_k=10): press
-#   *Start training both* and watch the mean of max p stay at 1
+#   *Start* in the tab *Race* and watch the mean of max p stay at 1
 # * [λ = 2 on Q and K](http://127.0.0.1:7860/?kind=identity&roles=qk&lam_q=2&lam_k=2): then pull λ down *while it
 #   trains*
 # * [λ = 10 on Q alone](http://127.0.0.1:7860/?kind=identity&roles=q&lam_q=10)

@@ -85,10 +85,11 @@ guess_stay
 # | corrections | on the layer's whole 32 × 32 matrices, fixed during training |
 #
 # `train(arm)` trains one arm on eight seeds, side by side in one stack of models, and remembers the result. It runs on
-# the CPU even where there is a GPU: matrices of 32 × 32 are too small to gain from one.
+# a GPU if there is one. The numbers on this page come from a CPU.
 
 # %%
-from spectral_core.lessons.lesson_08_runs import LR, build, interval, train
+from spectral_core.lessons.lesson_08_runs import LR, build, train
+from spectral_core.lessons.statistics import interval
 
 plain, xavier, one = (train(arm) for arm in ("plain", "Xavier", "λ = 1"))
 print("losses of one arm, (seeds, steps):", tuple(one.losses.shape))
@@ -123,16 +124,16 @@ table(
 )  # fmt: skip
 
 # %% [markdown]
-# The *same* arm spreads by about 0.1 in its loss from seed to seed. λ = 1 is ahead on five seeds and behind on three.
-# A difference of 0.2 on one seed is what luck looks like here.
+# The *same* arm spreads by about 0.1 in its loss from seed to seed. λ = 1 is ahead on some seeds and behind on others.
+# A difference of more than 0.1 on one seed, either way, is what luck looks like here.
 
 # %% tags=["assert"]
 # the sentences above, checked
 assert apart < 1e-4
-assert 0.03 < xavier.final.std() < one.final.std() < 0.15
-assert int((gaps < 0).sum()) == 5
-assert gaps[6] < -0.2
-assert gaps[3] > 0.15
+assert all(0.03 < arm.final.std() < 0.2 for arm in (one, xavier))
+assert gaps[6] < 0 < gaps[3]  # the two panels of the cold open
+assert gaps.min() < -0.1
+assert gaps.max() > 0.1
 
 # %% [markdown]
 # ### 5.2 Paired seeds
@@ -150,7 +151,10 @@ for arm in ("Xavier", "orthogonal"):
 # %% [markdown]
 # Six each: W_Q, W_K and W_V of both blocks, and nothing else. These arms are paired.
 #
-# What is it good for? The variance of a difference is **[derived]**
+# What is it good for? Two words first. The **variance** Var a is the square of the standard deviation: the mean squared
+# distance of a from its mean ā. The **covariance** Cov(a, b) is the mean of (a − ā)(b − b̄): above 0 when a and b tend
+# to be large on the same seeds, 0 when they have nothing to do with each other. The variance of a difference is
+# **[derived]**
 #
 # $$\operatorname{Var}(a-b) \;=\; \operatorname{Var}a + \operatorname{Var}b - 2\operatorname{Cov}(a,b).$$
 #
@@ -339,6 +343,8 @@ trace_panel = explore("08.trace")
 trace_panel
 
 # %%
+import math
+
 from spectral_core.lessons.lesson_08_runs import trace
 
 probes = {arm: [trace(arm, seed) for seed in range(4)] for arm in ("plain", "Xavier", "λ = 1")}
@@ -353,19 +359,20 @@ table(
 reveal(guess_stay)
 
 # %% [markdown]
-# The answer to "does κ(J) stay low?" is no **[measured]**. With λ = 1 it climbs more than tenfold on each of these
+# The answer to "does κ(J) stay low?" is no **[measured]**. With λ = 1 it climbs more than fivefold on each of these
 # seeds; with the baseline it falls. The paper reports a smaller κ(J) with the correction than without, during training,
-# on ViT-B and XCiT-M **[reported]**. So it is here, at step 100, against the baseline on each of the four seeds. But
-# Xavier starts at a κ(J) more than 35 times that of λ = 1, and section 8 shows that it trains just as well.
+# on ViT-B and XCiT-M **[reported]**. So it is here, at step 100, against the baseline, in the geometric mean of the
+# four seeds. But Xavier starts at a κ(J) more than 35 times that of λ = 1, and section 8 shows that it trains just as
+# well.
 
 # %% tags=["assert", "widgets"]
 # drives every control to all of its ends and back: an error in a drawing would stop the notebook here
 _ = pairs_panel.sweep(), trace_panel.sweep()
 # the sentences above, checked
 grown = [b.kappa_j / a.kappa_j for a, b in ends["λ = 1"]]
-assert min(grown) > 10
+assert min(grown) > 5
 assert all(b.kappa_j < a.kappa_j for a, b in ends["plain"])
-assert all(mine[1].kappa_j < base[1].kappa_j for mine, base in zip(ends["λ = 1"], ends["plain"], strict=True))
+assert math.prod(end.kappa_j for _, end in ends["λ = 1"]) < math.prod(end.kappa_j for _, end in ends["plain"])
 assert min(x[0].kappa_j / o[0].kappa_j for x, o in zip(ends["Xavier"], ends["λ = 1"], strict=True)) > 35
 assert abs(ends["λ = 1"][0][0].kappa_j - 42) < 2
 assert all(a.kappa_j > 3e5 for a, _ in ends["plain"])
@@ -830,7 +837,7 @@ assert 15_000 < sum(w.numel() for w in states["plain"].values()) < 25_000
 # The demo trains two of these models side by side, on one seed at a time. That is good for looking, and now you know
 # what it is not good for. Start it with `make demo`, then open
 #
-# * [λ = 1 on all three](http://127.0.0.1:7860/?kind=identity&lam_q=1&lam_k=1&lam_v=1): press *Start training both*,
+# * [λ = 1 on all three](http://127.0.0.1:7860/?kind=identity&lam_q=1&lam_k=1&lam_v=1): press *Start* in the tab *Race*,
 #   then change the seed and do it again
 # * [λ = 10 on all three](http://127.0.0.1:7860/?kind=identity&lam_q=10&lam_k=10&lam_v=10)
 # * [λ = 1 on Xavier weights](http://127.0.0.1:7860/?kind=identity&lam_q=1&lam_k=1&lam_v=1&init=xavier)
@@ -882,11 +889,12 @@ quiz("08.quiz-many", "skipped")
 
 # %% [markdown]
 # **Terms.** *Arm*: one of the things compared, with everything else alike. *Paired seeds*: run i of each arm shares
-# the data order and all weights that are not under test. *Control*: an arm that has everything but the cause that is
-# claimed. *Degrees of freedom*: how many numbers a standard deviation rests on; n − 1 for n differences. *p-value*: the
-# probability of a difference at least as far from 0, if there is none. *Holm's correction*: p-values made larger, so
-# that the chance of any false find among all is at most 5 %. *Validation seeds*: seeds used to choose a setting, and
-# never to report it.
+# the data order and all weights that are not under test. *Variance*: the square of the standard deviation.
+# *Covariance*: the mean product of two distances from their means. *Control*: an arm that has everything but the cause
+# that is claimed. *Degrees of freedom*: how many numbers a standard deviation rests on; n − 1 for n differences.
+# *p-value*: the probability of a difference at least as far from 0, if there is none. *Holm's correction*: p-values
+# made larger, so that the chance of any false find among all is at most 5 %. *Validation seeds*: seeds used to choose
+# a setting, and never to report it.
 #
 # **Links.**
 # [lesson 7](07_choosing_a_correction.ipynb) ·

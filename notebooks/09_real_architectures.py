@@ -797,15 +797,8 @@ table(
 import math
 import statistics
 
+from spectral_core.lessons.statistics import ratio_interval
 
-def factor(before, after):
-    """Geometric mean of after / before over sentences, and both ends of its 95 % interval."""
-    logs = [math.log(new / old) for old, new in zip(before, after, strict=True)]
-    middle, half = statistics.mean(logs), 2.776 * statistics.stdev(logs) / 5**0.5
-    return math.exp(middle), math.exp(middle - half), math.exp(middle + half)
-
-
-# %%
 exchanges = {
     "words: English → shuffled": ("trained", "English", "trained", "shuffled"),
     "words: English → random": ("trained", "English", "trained", "random"),
@@ -814,7 +807,7 @@ exchanges = {
 }
 exchanges |= {f"structure: trained → noise, at {kind}": ("trained", kind, "noise", kind) for kind in KINDS}
 exchanges |= {f"size: trained → {name}": ("trained", "English", name, "English") for name in sizes}
-factors = {name: factor(kappa_j[w][a], kappa_j[v][b]) for name, (w, a, v, b) in exchanges.items()}
+factors = {name: ratio_interval(kappa_j[v][b], kappa_j[w][a]) for name, (w, a, v, b) in exchanges.items()}
 
 
 # %%
@@ -974,18 +967,18 @@ sharp = {
 }
 table(
     ["correction", "worst κ(W) of 6 heads", "κ(J) by the factor", "95 % interval", "mean of max p, layer 5"],
-    [[name, worst_kappa(change), (by := factor(after["none"], after[name]))[0], list(by[1:]), sharp[name]]
+    [[name, worst_kappa(change), (by := ratio_interval(after[name], after["none"]))[0], list(by[1:]), sharp[name]]
      for name, change in changes.items()],
 )  # fmt: skip
 
 # %% tags=["assert"]
 # the sentences below, checked
-kept, large = factor(after["none"], after["polar, norm kept"]), factor(after["none"], after["none, norm of σ_max"])
+kept, polar_size, large = (ratio_interval(after[name], after["none"]) for name in list(changes)[1:])
 assert worst_kappa(changes["none"]) > 3
 assert worst_kappa(polar("frobenius")) < 2
 assert 0.3 < kept[1] < 0.4 < kept[0] < 1 < 1.4 < kept[2] < 1.8
 assert abs(worst_kappa(as_large) - worst_kappa(changes["none"])) < 1e-6
-assert 0.5 < large[0] / factor(after["none"], after["polar, σ_max"])[0] < 1.5
+assert 0.5 < large[0] / polar_size[0] < 1.5
 assert all(b > 100 * a for a, b in zip(after["none"], after["none, norm of σ_max"], strict=True))
 assert all(b > 100 * a for a, b in zip(after["none"], after["polar, σ_max"], strict=True))
 assert sharp["polar, σ_max"] > sharp["none"] + 0.15

@@ -388,7 +388,8 @@ def forward_kv(dw_k, dw_v):
 # one of the two. What it cannot find: the same slip in both.
 
 # %%
-u, dw_k, dw_v = (torch.randn_like(t) for t in (a, w_k, w_v))
+draw = torch.Generator().manual_seed(0)
+u, dw_k, dw_v = (torch.randn(t.shape, dtype=t.dtype, generator=draw) for t in (a, w_k, w_v))
 back_q, back_k, back_v = backward(u)
 left = (forward_kv(dw_k, dw_v) * u).sum()
 right = (dw_k * back_k).sum() + (dw_v * back_v).sum()
@@ -876,7 +877,7 @@ x, w_q, w_k, w_v = scaled_head(20, 64, 16)
 q, k, v, s = x @ w_q, x @ w_k, x @ w_v, 16**-0.5
 p = (s * q @ k.mT).softmax(-1)
 a = p @ v
-u, dw = torch.randn_like(a), [torch.randn_like(w) for w in (w_q, w_k, w_v)]
+u, *dw = (torch.randn(t.shape, dtype=t.dtype, generator=draw) for t in (a, w_q, w_k, w_v))
 left = (forward(*dw) * u).sum()
 right = sum((change * back).sum() for change, back in zip(dw, backward(u), strict=True))
 print(f"adjoint identity, relative: {float(abs(left / right - 1)):.0e}")
@@ -1089,17 +1090,20 @@ from spectral_core import plots
 plots.seed_dots(errors, title="Relative error of κ against the dense SVD, five heads; ∞: it refused", log=list(errors))
 
 # %%
-seconds = {arm: cpu_seconds(lambda fn=fn: fn(scaled_head(20, 64, 16))) for arm, fn in arms.items()}
-m, N = 320, 3072
+easy_head, hard_head = (heads[group][0] for group in ("κ ≈ 10² … 10³", "κ ≈ 10⁸"))
+seconds = {arm: cpu_seconds(lambda fn=fn: fn(easy_head)) for arm, fn in arms.items()}
+late = {arm: cpu_seconds(lambda fn=fn: fn(hard_head)) for arm, fn in arms.items()}
+m, N, r = 320, 3072, 20  # rows and columns of J, and its rank in the tokens: 960 columns after 5.5
 memory = {  # entries of the largest things held, counted; in units of J
     "dense SVD": m * N, "Gram": m * m, "Gram, float32": m * m / 2, "Lanczos alone": 40 * (m + N),
-    "by hand": m * m + 40 * (m + N), "“cholesky”": m * m, "“auto”": m * m,
+    "by hand": m * m + 40 * (m + N), "“cholesky”": m * m, "“auto”": m * m + m * 48 * r,
 }  # fmt: skip
 false = {arm: sum(0.01 < e < inf for by_arm in errors.values() for e in by_arm.get(arm, [])) for arm in arms}
+errors_at = ("largest error at 10² … 10³", "at 10⁴", "at 10⁸")
 table(
-    ["arm", "largest error at 10² … 10³", "at 10⁴", "at 10⁸", "false claims of 15", "time / dense", "memory / J"],
-    [[arm, *(f"{max(errors[g].get(arm, [0])):.0e}" for g in groups), false[arm],
-      seconds[arm] / seconds["dense SVD"], memory[arm] / (m * N)] for arm in arms],
+    ["arm", *errors_at, "false claims of 15", "time / dense at 10² … 10³", "at 10⁸", "memory / J"],
+    [[arm, *(f"{max(errors[g].get(arm, [0])):.0e}" for g in groups), false[arm], seconds[arm] / seconds["dense SVD"],
+      late[arm] / late["dense SVD"], memory[arm] / (m * N)] for arm in arms],
 )  # fmt: skip
 
 # %% [markdown]
@@ -1142,7 +1146,10 @@ assert not any(e < 0.01 for e in hopeless["Gram, float32"])
 # and those on time, memory, units and the way by hand
 assert all(seconds["dense SVD"] > 2 * seconds[arm] for arm in ("Gram", "“auto”"))
 assert seconds["dense SVD"] > seconds["“cholesky”"] > seconds["Gram"]
-assert 0.10 < memory["“auto”"] / memory["dense SVD"] < 0.11
+assert all(0.10 < memory[arm] / (m * N) < 0.11 for arm in ("Gram", "“cholesky”"))
+assert 0.4 < memory["“auto”"] / (m * N) < 0.43
+assert 2 * seconds["“auto”"] < late["“auto”"] < late["dense SVD"]
+assert late["“cholesky”"] > late["dense SVD"]
 assert all(change < 1e-8 for arm, change in moved.items() if arm != "Gram, float32")
 assert all(100 < k < 1000 for k in found["κ ≈ 10² … 10³"]["dense SVD"])
 assert all(2e3 < k < 5e4 for k in found["κ ≈ 10⁴"]["dense SVD"])
@@ -1154,12 +1161,14 @@ assert max(hopeless["by hand"]) > 1e-3
 # What it says **[measured]**:
 #
 # * **At ordinary κ every exact way agrees**, to ten digits and more, and the Gram ways take a fraction of the time of
-#   the dense SVD and about a tenth of its memory.
+#   the dense SVD and about a tenth of its memory. So does "auto" there, which needs no SVD; its memory in the table is
+#   that of the worst case.
 # * **At 10⁴ squaring shows.** The Gram form is a thousand times or more less exact than "cholesky" and "auto", which
 #   refine σ_min on J. In float32 it is wrong or has no answer.
 # * **At 10⁸** the Gram form is at the mercy of rounding: for some heads it refuses or is off by more than 1 %, for
-#   others it is right by luck. In float32 nothing is left. "cholesky" refuses all five. "auto" pays for an SVD and is
-#   right to six digits or more.
+#   others it is right by luck. In float32 nothing is left. "cholesky" refuses all five, and takes longer over it than
+#   the dense SVD. "auto" is right to six digits or more. It pays for that with an SVD of the compressed J (5.5):
+#   more than twice its time at ordinary κ, though less than the dense SVD's, and 0.3 of J beside the Gram matrix.
 # * **The way by hand** is exact at first and wrong at the end, because it does not check itself. The iteration is half
 #   of the package's work; knowing when to say no is the other half.
 # * **Lanczos alone** makes fifteen false claims of fifteen: its σ_max is perfect, its σ_min is not.
@@ -1170,15 +1179,15 @@ assert max(hopeless["by hand"]) > 1e-3
 #
 # ## 9. Play
 #
-# The demo computes the exact κ(J) of a 256 × 1536 Jacobian at every move of a slider, by the Gram form. Start it with
+# The demo computes the exact κ(J) of a 256 × 1536 Jacobian at every move of a slider. Start it with
 # `make demo`, then open
 #
 # * [λ = 1](http://127.0.0.1:7860/?kind=identity&lam_q=1&lam_k=1&lam_v=1): drag a slider and watch κ(J) follow
 # * [λ = 10](http://127.0.0.1:7860/?kind=identity&lam_q=10&lam_k=10&lam_v=10): attention is off (lesson 2)
 # * [λ = 1 on Xavier weights, seed 1](http://127.0.0.1:7860/?kind=identity&init=xavier&seed=1&lam_q=1&lam_k=1&lam_v=1)
 #
-# From the move to the redrawn number it takes 22 ms in the median ([measured](../results/slider_latency.md), two cores,
-# idle). And a dense SVD in its place?
+# From the move to the redrawn number it takes less than 80 ms in the median ([measured](../results/app.md), two cores).
+# And a dense SVD in its place?
 
 # %%
 from spectral_core import IdentityCorrection
@@ -1248,10 +1257,10 @@ table(
 assert float(tall) == float("inf")
 assert int(tall.rank) == 8 * 12 - 4**2
 assert tall.method == "svd"
-assert "| idle | 60 | 22 |" in Path("../results/slider_latency.md").read_text(encoding="utf-8")
+measured = Path("../results/app.md").read_text(encoding="utf-8")
+assert float(measured.split("numbers, idle | median ")[1].split(" ms")[0]) < 80
 assert h.jacobian.shape == (256, 1536)
-assert saved["λ = 1"] > 3
-assert saved["λ = 1"] > 1.5 * saved["plain"]
+assert saved["λ = 1"] > max(3, 1.5 * saved["plain"])
 lines = [line.split("|") for line in Path("../results/audit.md").read_text(encoding="utf-8").splitlines()]
 (head,) = (line for line in lines if " layer " in line)
 for text, low, high in (("prose", 1e4, 1e6), ("asterisks", 1e7, 1e10)):

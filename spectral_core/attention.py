@@ -21,6 +21,8 @@ class SpectralConditionedAttention(nn.Module):
         num_heads: heads of width d = D / num_heads.
         correction: a `Correction`, a dict of them by role ("q", "k", "v"), or None for plain attention.
         bias: whether the four linear layers have a bias.
+        qk_norm: normalise each head's queries and keys (RMS, with a learned scale), as large ViTs do against
+            saturation.
 
     Raises:
         ValueError: `dim` not a positive multiple of `num_heads`.
@@ -33,6 +35,7 @@ class SpectralConditionedAttention(nn.Module):
         *,
         correction: Correction | dict[str, Correction] | None = None,
         bias: bool = False,
+        qk_norm: bool = False,
     ) -> None:
         super().__init__()
         if num_heads < 1 or dim < 1 or dim % num_heads:
@@ -41,6 +44,7 @@ class SpectralConditionedAttention(nn.Module):
             )
         self.dim, self.num_heads = dim, num_heads
         self.query, self.key, self.value, self.out = (nn.Linear(dim, dim, bias=bias) for _ in range(4))
+        self.norm_q, self.norm_k = (nn.RMSNorm(dim // num_heads) if qk_norm else nn.Identity() for _ in range(2))
         if correction is not None:
             condition(self, correction)
 
@@ -49,6 +53,7 @@ class SpectralConditionedAttention(nn.Module):
     ) -> Tensor | tuple[Tensor, Tensor]:
         """x (…, n, D) -> (…, n, D); with `need_weights` also the map (…, heads, n, n)."""
         q, k, v = (self._split(layer(x)) for layer in (self.query, self.key, self.value))
+        q, k = self.norm_q(q), self.norm_k(k)
         out = self.out(F.scaled_dot_product_attention(q, k, v, is_causal=is_causal).transpose(-3, -2).flatten(-2))
         if not need_weights:
             return out
@@ -69,11 +74,19 @@ class SpectralConditionedAttention(nn.Module):
         """The Jacobian of every head at x (…, n, D), batched as (…, heads); biases are not modelled.
 
         Raises:
-            ValueError: the layers have biases, or x is refused by `AttentionJacobian`.
+            ValueError: the layers have biases, queries and keys are normalised, or x is refused by
+                `AttentionJacobian`.
         """
+        if self.has_qk_norm:
+            raise ValueError("jacobian: expected attention without qk_norm; spectral_core.probe differentiates it")
         if self.query.bias is not None:
             raise ValueError("jacobian: expected attention without biases, got bias=True")
         return AttentionJacobian(x.unsqueeze(-3), *self.head_weights())
+
+    @property
+    def has_qk_norm(self) -> bool:
+        """Whether queries and keys are normalised."""
+        return not isinstance(self.norm_q, nn.Identity)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(-3, -2)

@@ -24,7 +24,7 @@ from spectral_core.jacobian import AttentionJacobian
 from spectral_core.lanczos import EPS
 from spectral_core.spectrum import Spectrum, spectrum, summarize
 
-__all__ = ["JacobianBound", "jacobian_bound", "saturation", "suggest_lambda"]
+__all__ = ["JacobianBound", "bound_factors", "jacobian_bound", "saturation", "suggest_lambda"]
 
 
 CONVENTIONS = {
@@ -94,26 +94,39 @@ def jacobian_bound(
     check_choice(convention, "convention", tuple(CONVENTIONS))
     head = AttentionJacobian(x, w_q, w_k, w_v, scale=scale, is_causal=is_causal, mask=mask)
     x, w_q, w_k, w_v = check_head(x, w_q, w_k, w_v)
-    p = head.attention()
+    factors = bound_factors(x, w_q, w_k, w_v, head.attention(), convention=convention)
+    j = summarize(head.singular_values(), max(head.shape) * EPS)
+    left, right = _read(j, convention), factors["right"]
+    return JacobianBound(
+        **factors, left=left, holds=left <= right * (1 + 1e-9), rank=j.rank, convention=CONVENTIONS[convention]
+    )
 
-    def read(s: Spectrum) -> Tensor:
-        return s.effective_condition_number if convention == "effective" else s.condition_number
 
-    kappa = {name: read(spectrum(value)) for name, value in {"x": x, "q": w_q, "k": w_k, "v": w_v, "p": p}.items()}
+def bound_factors(
+    x: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor, p: Tensor, *, convention: str = "effective"
+) -> dict[str, Tensor]:
+    """The right side of Theorem 3.4 and its factors, by the names of `JacobianBound`, for the attention map `p`.
+
+    Args:
+        x, w_q, w_k, w_v: float64, as in `AttentionJacobian`.
+        p: (…, n, n).
+        convention: "effective" or "full".
+    """
+    named = {"x": x, "wq": w_q, "wk": w_k, "wv": w_v, "softmax": p}
+    kappa = {name: _read(spectrum(value), convention) for name, value in named.items()}
     blocks = torch.diag_embed(p) - p.unsqueeze(-1) * p.unsqueeze(-2)
     # Λ is block diagonal: its singular values are those of the n blocks together
     values = torch.linalg.eigvalsh(blocks).abs().flatten(-2).sort(-1, descending=True).values
     # fully saturated attention has Λ = 0, the end of a path on which κ(Λ) grows without limit
-    kappa_lambda = read(summarize(values, head.n**2 * EPS))
-    kappa_lambda = torch.where(kappa_lambda.isnan(), torch.inf, kappa_lambda)
-    right = kappa["x"] ** 3 * kappa_lambda * kappa["v"] * (kappa["q"] + kappa["k"]) + kappa["x"] * kappa["p"]
-    j = summarize(head.singular_values(), max(head.shape) * EPS)
-    left = read(j)
-    return JacobianBound(
-        kappa_x=kappa["x"], kappa_lambda=kappa_lambda, kappa_wq=kappa["q"], kappa_wk=kappa["k"], kappa_wv=kappa["v"],
-        kappa_softmax=kappa["p"], left=left, right=right, holds=left <= right * (1 + 1e-9), rank=j.rank,
-        convention=CONVENTIONS[convention],
-    )
+    kappa["lambda"] = _read(summarize(values, p.shape[-1] ** 2 * EPS), convention)
+    kappa["lambda"] = torch.where(kappa["lambda"].isnan(), torch.inf, kappa["lambda"])
+    weights = kappa["wv"] * (kappa["wq"] + kappa["wk"])
+    right = kappa["x"] ** 3 * kappa["lambda"] * weights + kappa["x"] * kappa["softmax"]
+    return {f"kappa_{name}": value for name, value in kappa.items()} | {"right": right}
+
+
+def _read(s: Spectrum, convention: str) -> Tensor:
+    return s.effective_condition_number if convention == "effective" else s.condition_number
 
 
 def saturation(x: Tensor, w_q: Tensor, w_k: Tensor, *, scale: float | None = None) -> Tensor:
@@ -130,7 +143,6 @@ def saturation(x: Tensor, w_q: Tensor, w_k: Tensor, *, scale: float | None = Non
     """
     x, w_q, w_k = check_head(x, w_q, w_k)
     return attention_weights(x @ w_q, x @ w_k, resolve_scale(scale, w_k.shape[-1])).amax(-1).mean(-1)
-
 
 
 def suggest_lambda(n: int, d_k: int) -> float:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,31 +18,24 @@ from torch import Tensor
 
 from spectral_core._checks import check_number
 from spectral_core.conditioning import advance
-from spectral_core.data import ImageData
-from spectral_core.jacobian import AttentionJacobian
-from spectral_core.models import VisionTransformer
-from spectral_core.spectrum import condition_number
+from spectral_core.models import Transformer
+from spectral_core.polar_correction import PolarCorrection
+from spectral_core.probe import HeadProbe, probe_head
 
-__all__ = ["HeadProbe", "Record", "fit", "probe_head"]
+__all__ = ["Data", "HeadProbe", "Record", "Trainer", "fit", "probe_head"]
 
 
-@dataclass(frozen=True)
-class HeadProbe:
-    """One head of a model at one image.
+class Data(Protocol):
+    """Inputs (N, …) and labels (N,), or (N, n) where every place has one; a training part and a held-out one."""
 
-    Attributes:
-        kappa_w: κ of the whole corrected D × D matrix of the layer, by role "q", "k", "v".
-        kappa_j: exact κ of the head's Jacobian with respect to W_Q, W_K, W_V; inf when rank deficient.
-        saturation: mean over tokens of max_j p_ij.
-        block_norms: Frobenius norms of the Q, K and V blocks of J.
-        attention: P, (n, n).
-    """
-
-    kappa_w: dict[str, float]
-    kappa_j: float
-    saturation: float
-    block_norms: dict[str, float]
-    attention: Tensor
+    @property
+    def train_x(self) -> Tensor: ...
+    @property
+    def train_y(self) -> Tensor: ...
+    @property
+    def test_x(self) -> Tensor: ...
+    @property
+    def test_y(self) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -52,8 +46,8 @@ class Record:
         step: steps done; the first record is step 0, before any update.
         loss: mean training cross-entropy (nats) over the steps since the last record; at step 0 that of the
             first `batch_size` training images.
-        accuracy: share of the held-out images classified rightly.
-        kappa_w, kappa_j, saturation, block_norms: see `HeadProbe`; head 0 of block 0 at the first held-out image.
+        accuracy: share of the held-out labels that are predicted.
+        kappa_w, kappa_j, saturation, block_norms: see `HeadProbe`; head 0 of block 0 at the first held-out example.
         seconds: time since the start, probing included.
     """
 
@@ -67,25 +61,9 @@ class Record:
     seconds: float
 
 
-@torch.no_grad()
-def probe_head(model: VisionTransformer, image: Tensor, *, layer: int = 0, head: int = 0) -> HeadProbe:
-    """κ(W), the exact κ(J), saturation and attention map of one head at one image (channels, H, W)."""
-    attention = model.block(layer).attention
-    x = model.attention_input(image.unsqueeze(0), layer)[0]
-    weights = {"q": attention.query.weight, "k": attention.key.weight, "v": attention.value.weight}
-    jac = AttentionJacobian(x, *(w[head] for w in attention.head_weights()))
-    return HeadProbe(
-        kappa_w={role: float(condition_number(w)) for role, w in weights.items()},
-        kappa_j=float(jac.condition_number()),
-        saturation=float(jac.attention().amax(-1).mean()),
-        block_norms={role: float(norm) for role, norm in jac.norms().items()},
-        attention=jac.attention(),
-    )
-
-
 def fit(
-    model: VisionTransformer,
-    data: ImageData,
+    model: Transformer,
+    data: Data,
     *,
     steps: int = 300,
     batch_size: int = 64,
@@ -101,7 +79,7 @@ def fit(
 
     Args:
         model: trained in place.
-        data: as from `load_digits`.
+        data: as from `load_digits`, or any `Data`.
         steps: optimiser steps, ≥ 1.
         batch_size: images a step, at most the training set.
         lr: learning rate after `warmup` linear steps, > 0; constant from there.
@@ -113,72 +91,156 @@ def fit(
         ValueError: a setting out of range (at the call, not at the first record).
         FloatingPointError: the loss, the weights or the outputs stopped being finite.
     """
-    for name, value in {"steps": steps, "batch_size": batch_size, "every": every}.items():
+    for name, value in {"steps": steps, "every": every}.items():
         if check_number(value, name, minimum=1) != int(value):
             raise ValueError(f"{name}: expected a whole number, got {value!r}")
-    check_number(batch_size, "batch_size", maximum=len(data.train_y))
-    check_number(lr, "lr", minimum=0.0, exclusive=True)
-    check_number(weight_decay, "weight_decay", minimum=0.0)
-    check_number(warmup, "warmup", minimum=0)
-    return _fit(model, data, int(steps), int(batch_size), lr, weight_decay, warmup, int(every), seed)
-
-
-def _fit(
-    model: VisionTransformer,
-    data: ImageData,
-    steps: int,
-    batch_size: int,
-    lr: float,
-    weight_decay: float,
-    warmup: int,
-    every: int,
-    seed: int,
-) -> Iterator[Record]:
-    started = time.perf_counter()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
-    batches = _batches(len(data.train_y), batch_size, torch.Generator().manual_seed(seed))
-    with torch.no_grad():
-        losses = [F.cross_entropy(model(data.train_x[:batch_size]), data.train_y[:batch_size])]
-    for step in range(steps + 1):
-        if step % every == 0 or step == steps:
-            mean_loss = float(torch.stack(losses).mean())
-            losses.clear()
-            if not math.isfinite(mean_loss):
-                raise _diverged(f"the loss became {mean_loss}", step, lr)
-            with torch.no_grad():
-                logits = model(data.test_x)
-            if not torch.isfinite(logits).all():
-                raise _diverged("the outputs stopped being finite", step, lr)
-            yield _record(model, data, logits, step, mean_loss, started)
-        if step == steps:
-            return
-        for group in optimizer.param_groups:
-            group["lr"] = lr * min(1.0, (step + 1) / max(1, warmup))
-        advance(model, step)  # scheduled corrections follow
-        picked = next(batches)
-        loss = F.cross_entropy(model(data.train_x[picked]), data.train_y[picked])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
-        # here rather than at the next record: corrections refuse such weights with an error of their own
-        if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
-            raise _diverged("the weights stopped being finite", step + 1, lr)
-
-
-def _diverged(what: str, step: int, lr: float) -> FloatingPointError:
-    return FloatingPointError(f"{what} by step {step}: lower lr (now {lr:g}) or weaken the correction")
-
-
-def _record(
-    model: VisionTransformer, data: ImageData, logits: Tensor, step: int, loss: float, started: float
-) -> Record:
-    probe = probe_head(model, data.test_x[0])
-    accuracy = (logits.argmax(-1) == data.test_y).float().mean()
-    return Record(
-        step=step, loss=loss, accuracy=float(accuracy), kappa_w=probe.kappa_w, kappa_j=probe.kappa_j,
-        saturation=probe.saturation, block_norms=probe.block_norms, seconds=time.perf_counter() - started,
+    trainer = Trainer(
+        model, data, batch_size=batch_size, lr=lr, weight_decay=weight_decay, warmup=warmup, seed=seed
     )
+    return _fit(trainer, int(steps), int(every))
+
+
+def _fit(trainer: Trainer, steps: int, every: int) -> Iterator[Record]:
+    yield trainer.record()
+    while trainer.step < steps:
+        trainer.advance(min(every, steps - trainer.step))
+        yield trainer.record()
+
+
+class Trainer:
+    """One model in training, a step at a time; its state can be taken and given back, to the bit.
+
+    Args: as those of `fit`.
+
+    Attributes:
+        step: optimiser steps done.
+
+    Raises:
+        ValueError: a setting out of range.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        data: Data,
+        *,
+        batch_size: int = 64,
+        lr: float = 1e-3,
+        weight_decay: float = 0.05,
+        warmup: int = 20,
+        seed: int = 0,
+    ) -> None:
+        if check_number(batch_size, "batch_size", minimum=1, maximum=len(data.train_y)) != int(batch_size):
+            raise ValueError(f"batch_size: expected a whole number, got {batch_size!r}")
+        check_number(lr, "lr", minimum=0.0, exclusive=True)
+        check_number(weight_decay, "weight_decay", minimum=0.0)
+        check_number(warmup, "warmup", minimum=0)
+        self.model, self.data, self.step = model, data, 0
+        self._batch_size, self._lr, self._warmup, self._seed = int(batch_size), lr, warmup, seed
+        self._started, self._mean_loss = time.perf_counter(), math.nan
+        self._optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
+        self._batches = self._order()
+        with torch.no_grad():
+            self._losses = [_loss(model(data.train_x[: self._batch_size]), data.train_y[: self._batch_size])]
+
+    def advance(self, steps: int = 1) -> None:
+        """Make optimiser steps.
+
+        Raises:
+            FloatingPointError: the weights stopped being finite.
+        """
+        for _ in range(steps):
+            for group in self._optimizer.param_groups:
+                group["lr"] = self._lr * min(1.0, (self.step + 1) / max(1, self._warmup))
+            advance(self.model, self.step)  # scheduled corrections follow
+            picked = next(self._batches)
+            loss = _loss(self.model(self.data.train_x[picked]), self.data.train_y[picked])
+            self._optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self._optimizer.step()
+            self._losses.append(loss.detach())
+            self.step += 1
+            # here rather than at the next record: corrections refuse such weights with an error of their own
+            if not all(torch.isfinite(parameter).all() for parameter in self.model.parameters()):
+                raise self._diverged("the weights stopped being finite")
+
+    def record(self) -> Record:
+        """The state now; the loss is the mean over the steps since the last record.
+
+        Raises:
+            FloatingPointError: the loss or the outputs stopped being finite.
+        """
+        if self._losses:
+            self._mean_loss = float(torch.stack(self._losses).mean())
+            self._losses.clear()
+        if not math.isfinite(self._mean_loss):
+            raise self._diverged(f"the loss became {self._mean_loss}")
+        with torch.no_grad():
+            logits = self.model(self.data.test_x)
+        if not torch.isfinite(logits).all():
+            raise self._diverged("the outputs stopped being finite")
+        probe = probe_head(self.model, self.data.test_x[0])
+        accuracy = (logits.argmax(-1) == self.data.test_y).float().mean()
+        return Record(
+            step=self.step, loss=self._mean_loss, accuracy=float(accuracy), kappa_w=probe.kappa_w,
+            kappa_j=probe.kappa_j, saturation=probe.saturation, block_norms=probe.block_norms,
+            seconds=time.perf_counter() - self._started,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """All that the next steps depend on, copied: weights, optimizer, order of batches, reused polar factors."""
+        flat = torch.cat([t.detach().flatten() for t in self._tensors()])  # one copy is faster than hundreds
+        factors = [
+            (i, j, part, replace(kept), kept.state[1] == w._version)
+            for i, memory in enumerate(self._memories()) for j, w in enumerate(self.model.parameters())
+            for part, kept in memory.get(w, {}).items()
+        ]  # fmt: skip
+        losses = list(self._losses)
+        return {"step": self.step, "losses": losses, "mean_loss": self._mean_loss, "flat": flat, "factors": factors}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a `state` of this trainer; what follows is the same to the bit.
+
+        Raises:
+            ValueError: the state is of a later step, and this trainer has made none; nothing is changed.
+        """
+        if state["step"] and not self._optimizer.state:
+            raise ValueError(f"expected a state of step 0 before the first step, got one of step {state['step']}")
+        self.step, self._losses, self._mean_loss = state["step"], list(state["losses"]), state["mean_loss"]
+        if self.step == 0:
+            self._optimizer.state.clear()
+        tensors = self._tensors()
+        with torch.no_grad():
+            for tensor, kept in zip(tensors, state["flat"].split([t.numel() for t in tensors]), strict=True):
+                tensor.copy_(kept.view_as(tensor))
+        advance(self.model, max(0, self.step - 1))  # as the last step did
+        memories, weights = self._memories(), list(self.model.parameters())
+        for memory in memories:
+            memory.clear()
+        for i, j, part, kept, is_current in state["factors"]:
+            version = weights[j]._version if is_current else kept.state[1]  # writing the weight has raised it
+            memories[i].setdefault(weights[j], {})[part] = replace(kept, state=(kept.state[0], version))
+        self._batches = self._order()
+        for _ in range(self.step):
+            next(self._batches)
+
+    def _memories(self) -> list[Any]:
+        return [module._memory for module in self.model.modules() if isinstance(module, PolarCorrection)]
+
+    def _tensors(self) -> list[Tensor]:
+        kept = [t for moments in self._optimizer.state.values() for t in moments.values()]
+        return [*self.model.parameters(), *kept]
+
+    def _order(self) -> Iterator[Tensor]:
+        return _batches(len(self.data.train_y), self._batch_size, torch.Generator().manual_seed(self._seed))
+
+    def _diverged(self, what: str) -> FloatingPointError:
+        return FloatingPointError(f"{what} by step {self.step}: lower lr (now {self._lr:g}) or weaken the correction")
+
+
+def _loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy in nats; logits (N, C) or, with a label at every place, (N, n, C)."""
+    return F.cross_entropy(logits.flatten(0, -2), labels.flatten())
 
 
 def _batches(size: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -116,3 +116,59 @@ def test_bad_sizes_are_refused(dim, heads):
     message = f"expected dim to be a positive multiple of num_heads, got dim={dim}, num_heads={heads}"
     with pytest.raises(ValueError, match=message):
         SpectralConditionedAttention(dim, heads)
+
+
+def normed_by_hand(m, x, is_causal=False):
+    """As `by_hand`, with every head's queries and keys brought to root mean square 1, then scaled."""
+    layers = {name: getattr(m, name).weight.detach().numpy() for name in ("query", "key", "value", "out")}
+    scale = {name: getattr(m, name).weight.detach().numpy() for name in ("norm_q", "norm_k")}
+    x, d, eps = x.numpy(), DIM // HEADS, np.finfo(np.float64).eps
+    q, k, v = (x @ layers[name].T for name in ("query", "key", "value"))
+    maps, joined = np.zeros((HEADS, N, N)), np.zeros((N, DIM))
+    for h in range(HEADS):
+        part = slice(h * d, (h + 1) * d)
+        a, b = ([row[part] / np.sqrt((row[part] ** 2).mean() + eps) * scale[name] for row in rows]
+                for rows, name in ((q, "norm_q"), (k, "norm_k")))
+        for i in range(N):
+            seen = i + 1 if is_causal else N
+            e = np.exp([a[i] @ b[j] / np.sqrt(d) for j in range(seen)])
+            maps[h, i, :seen] = e / e.sum()
+            joined[i, part] = maps[h, i] @ v[:, part]
+    return joined @ layers["out"].T, maps
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("correction", [None, IdentityCorrection(1.5)])
+def test_normalised_queries_and_keys_equal_the_formula(is_causal, correction):
+    m, x = module(qk_norm=True, correction=correction), inputs(3)
+    for norm in (m.norm_q, m.norm_k):
+        torch.nn.init.uniform_(norm.weight, 0.5, 2.0)
+    out, maps = m(x, is_causal=is_causal, need_weights=True)
+    for b in range(3):
+        expected, expected_maps = normed_by_hand(m, x[b], is_causal)
+        np.testing.assert_allclose(out[b].detach().numpy(), expected, atol=1e-12)
+        np.testing.assert_allclose(maps[b].detach().numpy(), expected_maps, atol=1e-12)
+
+
+def test_normalised_logits_are_bounded_however_large_the_weights():
+    m, x = module(qk_norm=True), inputs()
+    m.query.weight.data *= 1e6
+    _, maps = m(x, need_weights=True)
+    maps = maps.detach()
+    ratio = maps.amax(-1) / maps.amin(-1)
+    assert float(ratio.max()) <= np.exp(2 * np.sqrt(DIM // HEADS))  # |q · k| / √d ≤ √d
+    assert float(maps.max()) < 0.95
+
+
+def test_only_normalised_attention_says_that_it_is():
+    assert module(qk_norm=True).has_qk_norm
+    assert not module().has_qk_norm
+    assert {n for n, _ in module(qk_norm=True).named_parameters()} - {n for n, _ in module().named_parameters()} == {
+        "norm_q.weight", "norm_k.weight"
+    }
+
+
+def test_jacobian_with_normalised_queries_is_refused():
+    message = "jacobian: expected attention without qk_norm; spectral_core.probe differentiates it"
+    with pytest.raises(ValueError, match=message):
+        module(qk_norm=True).jacobian(inputs())

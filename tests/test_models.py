@@ -1,13 +1,14 @@
-"""The small ViT: patches by hand, initialisation schemes, seeds, and refusals."""
+"""The small transformers: patches and ids by hand, initialisation schemes, seeds, causality, and refusals."""
 
 import math
+import re
 
 import numpy as np
 import pytest
 import torch
 
 from spectral_core import SpectralConditionedAttention
-from spectral_core.models import INITS, VisionTransformer, course_vit
+from spectral_core.models import INITS, SequenceTransformer, VisionTransformer, course_vit
 
 QKV = ("query.weight", "key.weight", "value.weight")
 
@@ -125,3 +126,90 @@ def test_images_of_another_shape_are_refused(shape):
     got = str(shape).replace("(", r"\(").replace(")", r"\)")
     with pytest.raises(ValueError, match=rf"images: expected shape \(batch, 1, 8, 8\), got {got}"):
         VisionTransformer()(torch.zeros(shape))
+
+
+# ---- sequences
+
+
+def ids(count, length, vocabulary, seed=0):
+    return torch.randint(0, vocabulary, (count, length), generator=torch.Generator().manual_seed(seed))
+
+
+def sequence(**settings):
+    return SequenceTransformer(11, 6, num_classes=4, **{"dim": 8, "depth": 2, "init": "xavier", **settings})
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_a_sequence_is_embedded_and_goes_through_the_blocks(is_causal, qk_norm):
+    model, x = sequence(is_causal=is_causal, qk_norm=qk_norm), ids(3, 6, 11)
+    tokens = model.embed.weight[x] + model.position
+    torch.testing.assert_close(model.tokens(x), tokens)
+    for layer, block in enumerate(model.blocks):
+        seen = block.norm1(tokens)
+        torch.testing.assert_close(model.attention_input(x, layer), seen)
+        tokens = tokens + block.attention(seen, is_causal=is_causal)
+        tokens = tokens + block.mlp(block.norm2(tokens))
+    expected = model.head(model.norm(tokens) if is_causal else model.norm(tokens).mean(1))
+    assert expected.shape == ((3, 6, 4) if is_causal else (3, 4))
+    torch.testing.assert_close(model(x), expected)
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_a_causal_model_does_not_look_ahead(qk_norm):
+    x = ids(5, 6, 11)
+    for place in range(6):
+        later = x.clone()
+        later[:, place] = (later[:, place] + 1) % 11
+        causal, other = (sequence(is_causal=c, qk_norm=qk_norm) for c in (True, False))
+        before, after = causal(x), causal(later)
+        torch.testing.assert_close(after[:, :place], before[:, :place])
+        changed = (after - before).abs().amax(-1)
+        assert (changed[:, place:] > 1e-5).all()  # this place and all later ones see it
+        inside, moved = causal.attention_input(x, 1), causal.attention_input(later, 1)
+        torch.testing.assert_close(moved[:, :place], inside[:, :place])
+        assert ((other(later) - other(x)).abs().amax(-1) > 1e-6).all()
+
+
+def test_every_attention_of_a_causal_model_has_a_lower_triangular_map():
+    model, x = sequence(is_causal=True), ids(2, 6, 11)
+    for layer, block in enumerate(model.blocks):
+        _, maps = block.attention(model.attention_input(x, layer), is_causal=True, need_weights=True)
+        assert not maps.triu(1).any()
+
+
+def test_the_seed_alone_decides_the_weights_of_a_sequence_model():
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = sequence(seed=3).state_dict()
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    again, other = sequence(seed=3).state_dict(), sequence(seed=4).state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    assert not torch.equal(first["embed.weight"], other["embed.weight"])
+
+
+@pytest.mark.parametrize("bad", [
+    torch.zeros(2, 5, dtype=torch.int64), torch.zeros(6, dtype=torch.int64), torch.zeros(2, 6),
+    torch.zeros(2, 6, dtype=torch.int32), torch.zeros(1, 2, 6, dtype=torch.int64),
+], ids=str)
+def test_ids_of_another_length_or_type_are_refused(bad):
+    said = re.escape(f"ids: expected int64 of shape (batch, 6), got {bad.dtype} {tuple(bad.shape)}")
+    with pytest.raises(ValueError, match=said):
+        sequence()(bad)
+
+
+def test_an_unknown_initialisation_of_a_sequence_model_is_refused():
+    with pytest.raises(ValueError, match=r"init: expected one of \('trunc-normal', 'xavier', 'orthogonal'\), got 'he'"):
+        sequence(init="he")
+
+
+def test_qk_norm_adds_norms_and_changes_no_other_weight():
+    plain, normed = VisionTransformer(seed=5), VisionTransformer(seed=5, qk_norm=True)
+    shared, more = plain.state_dict(), normed.state_dict()
+    assert set(more) - set(shared) == {
+        f"blocks.{i}.attention.norm_{r}.weight" for i in range(2) for r in "qk"
+    }
+    assert all(torch.equal(value, more[name]) for name, value in shared.items())
+    x = images(2, 1, 8, 8)
+    assert not torch.allclose(plain(x), normed(x), atol=1e-4)

@@ -5,6 +5,7 @@ The notebooks themselves are executed by nbmake, as pytest's own items.
 
 import base64
 import importlib.util
+import inspect
 import itertools
 import json
 import re
@@ -21,7 +22,8 @@ import pytest
 from rich.progress import Progress
 
 import spectral_core
-from spectral_core.demo import RANGES, ROLES, parse_settings
+from spectral_core.demo import control_names, parse_settings
+from spectral_core.demo.presets import PRESETS
 from spectral_core.lessons.heads import random_head
 from spectral_core.lessons.registry import Exercise, Question, View, entries
 
@@ -38,7 +40,7 @@ SECTIONS = (
     "1. Cold open", "2. Objectives", "3. Setup", "4. Predict", "5. Idea, equation, shapes, code", "6. See",
     "7. Exercises", "8. Signature result", "9. Play", "10. Limits", "11. Recap",
 )  # fmt: skip
-DEMO_NAMES = {"kind", "roles", "preserve", "init", "source", "seed", *(f"{n}_{r}" for n in RANGES for r in ROLES)}
+DEMO_NAMES = {"preset", *control_names()}
 
 lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 
@@ -395,10 +397,16 @@ def test_links_lead_somewhere(path):
     for parts in demo:
         query = dict(parse_qsl(parts.query, strict_parsing=True))
         assert set(query) <= DEMO_NAMES
+        assert query.get("preset", "healthy") in PRESETS
         assert parse_settings(query)[1] == []
     recap = section(path, "11. Recap").split("**Links.**")[1].split("**Next lesson.**")
     assert 3 <= len(re.findall(r"\]\(", recap[0])) <= 6
     assert recap[1].strip()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_lesson_of_a_preset_links_back(name):
+    assert f"http://127.0.0.1:7860/?preset={name})" in text_of(FOLDER / f"{PRESETS[name].lesson}.py")
 
 
 @lesson
@@ -451,22 +459,42 @@ def test_notation_is_that_of_the_docstrings():
     text = (FOLDER / "notation.md").read_text(encoding="utf-8")
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ") and "---" not in line][1:]
     assert len(rows) > 20
-    said = spectral_core.AttentionJacobian.__doc__
     for row in rows:
-        for code in re.findall(r"`([^`]+)`", row[-1]):
-            name = re.split(r"[.(=:]", code)[0]
-            if ":" in code:  # an argument, as its docstring writes it
-                assert code.replace(" (…", "").split(":")[0].split(",")[0] in said
-                assert code in said, code
-            elif code.startswith("."):
-                assert hasattr(spectral_core.AttentionJacobian(*random_head(3, 4, 2, 2)), code[1:])
-            elif hasattr(spectral_core, name) and "." in code:
-                made = spectral_core.AttentionJacobian(*random_head(3, 4, 2, 2))
-                owner = made if name == "AttentionJacobian" else getattr(spectral_core, name)
-                attribute = code.split(".")[-1]
-                assert hasattr(owner, attribute) or attribute in owner.__dataclass_fields__, code
-            else:
-                assert hasattr(spectral_core, name) or code in ("vec(A)", "closed_form") or name == "preserve", code
+        codes = re.findall(r"`([^`]+)`", row[-1])
+        assert codes, row
+        for code in codes:
+            check_notation(code, row[0].removeprefix("| "))
+
+
+def check_notation(code, symbol):
+    """`code` is an argument or a formula of AttentionJacobian's docstring, an option, an attribute, or a name."""
+    jacobian = spectral_core.AttentionJacobian(*random_head(3, 4, 2, 2))
+    title, *lines = (line.strip() for line in jacobian.__doc__.splitlines())
+    name, _, attribute = code.replace("(...)", "").partition(".")
+    if ":" in code:
+        assert any(line.startswith(code) for line in lines), code
+    elif attribute:
+        owner = jacobian if name in ("", "AttentionJacobian") else getattr(spectral_core, name)
+        assert hasattr(owner, attribute) or attribute in owner.__dataclass_fields__, code
+    elif "=" in code:
+        option, value = code.split("=")
+        assert spectral_core.IdentityCorrection(1.0, **{option: json.loads(value)}).settings()[option] in value
+    elif "(" in code and code not in title:
+        called, arguments = code.rstrip(")").split("(")
+        assert arguments in inspect.signature(getattr(spectral_core, called)).parameters, code
+    elif "(" not in code:
+        found = getattr(spectral_core, code)
+        assert not inspect.ismodule(found) or symbol in found.__doc__, code
+
+
+@pytest.mark.parametrize(
+    ("code", "symbol"),
+    [("z: (…, n, D)", "Z"), (".nothing", "n"), ("Spectrum.nothing", "r"), ('preserve="nothing"', "‖M‖"),
+     ("vec(B)", "B"), ("IdentityCorrection(mu)", "μ"), ("nothing", "x"), ("closed_form", "Z_i")],
+)  # fmt: skip
+def test_notation_that_the_package_does_not_have_is_noticed(code, symbol):
+    with pytest.raises((AssertionError, AttributeError, ValueError)):
+        check_notation(code, symbol)
 
 
 def test_what_the_lessons_take_is_recorded_and_within_budget():
@@ -482,6 +510,22 @@ def test_what_the_lessons_take_is_recorded_and_within_budget():
     assert int(rows[-1][1]) < pages.COURSE_SECONDS
     for path, row in zip(LESSONS, rows, strict=False):
         assert int(row[1]) <= build.limits(build.read_source(path)).seconds
+
+
+@pytest.mark.parametrize(("limit", "status"), [(1300, 1), (1400, 0)])
+def test_lessons_that_are_not_built_now_count_as_recorded(monkeypatch, tmp_path, limit, status):
+    rows = [pages.Build(path.stem, 100.0, 1.0, 1, 1.0) for path in LESSONS]
+    again = pages.Build(LESSONS[3].stem, 150.0, 2.0, 1, 1.0)
+    monkeypatch.setattr(pages, "recorded", lambda: rows)
+    monkeypatch.setattr(build, "build", lambda path, progress: again)
+    monkeypatch.setattr(build, "COURSE_SECONDS", limit)
+    monkeypatch.setattr(build, "HERE", tmp_path)
+    for name in ("TIMES", "PICTURE"):
+        monkeypatch.setattr(build, name, tmp_path / name)
+    monkeypatch.setattr(sys, "argv", ["build.py", str(LESSONS[3])])
+    assert pages.course([again]) == [*rows[:3], again, *rows[4:]]
+    assert build.main() == status
+    assert "| all | 1350 |" in (tmp_path / "TIMES").read_text(encoding="utf-8")
 
 
 @lesson
@@ -515,7 +559,7 @@ def test_the_devcontainer_sets_up_the_course():
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
-def test_every_link_inside_the_repository_leads_to_a_file_and_a_heading(path):
+def test_every_link_inside_the_repository_leads_to_a_file(path):
     text = text_of(path) if path.suffix == ".py" else path.read_text(encoding="utf-8")
     for target in re.findall(r"(?<!\!)\[[^\]]*\]\(([^)\s]+)\)", text):
         parts = urlsplit(target)
@@ -526,13 +570,14 @@ def test_every_link_inside_the_repository_leads_to_a_file_and_a_heading(path):
         assert aim.is_relative_to(FOLDER.parent), target
 
 
-def test_every_lesson_leads_to_the_next_and_the_first_to_all():
+def test_every_lesson_leads_to_the_next_and_to_the_pages_beside_and_the_first_to_all():
     for path, after in itertools.pairwise(LESSONS):
         assert f"({after.stem}.ipynb)" in section(path, "11. Recap").split("**Next lesson.**")[1], path.stem
     start = text_of(LESSONS[0])
     for path in LESSONS[1:]:
         assert f"({path.stem}.ipynb)" in start
-        assert "notation.md" in text_of(path) or "notation.md" in start
+    for path in LESSONS:
+        assert "[notation](notation.md) · [glossary](glossary.md)" in build.read_source(path).cells[0].source
 
 
 @lesson

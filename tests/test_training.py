@@ -3,7 +3,7 @@
 import copy
 import math
 import re
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pytest
@@ -12,8 +12,10 @@ import torch.nn.functional as F
 
 from spectral_core import IdentityCorrection, PolarCorrection, condition
 from spectral_core.data import ImageData, load_digits
-from spectral_core.models import VisionTransformer
-from spectral_core.training import fit, probe_head
+from spectral_core.demo.live import Live
+from spectral_core.demo.settings import Settings
+from spectral_core.models import SequenceTransformer, VisionTransformer
+from spectral_core.training import Trainer, fit, probe_head
 
 
 @pytest.fixture(scope="module")
@@ -247,3 +249,191 @@ def test_the_model_learns(data):
     records = list(fit(model(init="xavier"), data, steps=60, lr=3e-3, every=60))
     assert records[0].loss > 2
     assert records[-1].accuracy > 0.5 > records[0].accuracy
+
+
+# ---- a trainer by itself
+
+
+def weights(trainer):
+    return copy.deepcopy(trainer.model.state_dict())
+
+
+def equal(a, b):
+    return list(a) == list(b) and all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+def with_live(settings):
+    m = model(init="xavier")
+    for block in m.blocks:
+        Live(block.attention, settings)
+    return m
+
+
+def with_learnable():
+    m = model()
+    condition(m, IdentityCorrection(0.5, learnable=True))
+    return m
+
+
+MODELS = {
+    "plain": model, "qk-norm": lambda: model(qk_norm=True), "learnable": with_learnable,
+    "shaped": lambda: with_live(Settings(kind="targets")), "polar": lambda: with_live(Settings(kind="polar")),
+    "packed": lambda: with_live(Settings(kind="drawn", scope="packed", drawn={"q": (2.0, 0.5), "k": (), "v": ()})),
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("start", [0, 1, 3])
+def test_a_state_given_back_is_the_same_to_the_bit(data, kind, start):
+    trainer = Trainer(MODELS[kind](), data)
+    trainer.advance(start)
+    record, state = trainer.record(), trainer.state()
+    assert trainer.step == start
+    before = weights(trainer)
+    trainer.advance(3)  # past the end of an epoch: two batches each
+    first, moved = trainer.record(), weights(trainer)
+    assert not equal(before, moved)
+    for _ in range(2):
+        trainer.restore(state)
+        assert trainer.step == start
+        assert equal(weights(trainer), before)
+        assert same(trainer.record(), record)
+        trainer.advance(3)
+        assert equal(weights(trainer), moved)
+        assert same(trainer.record(), first)
+
+
+def test_a_state_is_a_copy_and_keeps_the_losses_that_no_record_has_shown(data):
+    trainer = Trainer(model(), data)
+    trainer.advance(2)
+    state = trainer.state()
+    expected = copy.deepcopy(state)
+    trainer.advance(2)
+    trainer.record()
+    assert equal({"flat": state["flat"]}, {"flat": expected["flat"]})
+    trainer.restore(state)
+    untouched = Trainer(model(), data)
+    untouched.advance(2)
+    assert same(trainer.record(), untouched.record())
+
+
+def test_states_can_be_taken_in_any_order(data):
+    trainer, states, kept = Trainer(model(), data), [], []
+    for _ in range(4):
+        states.append(trainer.state())
+        kept.append(weights(trainer))
+        trainer.advance(1)
+    for place in (2, 0, 3, 1, 0):
+        trainer.restore(states[place])
+        assert equal(weights(trainer), kept[place])
+        trainer.advance(1)
+        if place < 3:
+            assert equal(weights(trainer), kept[place + 1])
+
+
+def with_polar(**settings):
+    m = model()
+    condition(m, PolarCorrection(**settings))
+    return m
+
+
+@pytest.mark.parametrize("record", [True, False])
+@pytest.mark.parametrize("settings", [{}, {"every": 4}, {"every": 3, "preserve": "frobenius"}], ids=str)
+@pytest.mark.parametrize("start", [0, 6, 21])
+def test_factors_that_are_used_again_are_part_of_the_state(data, settings, start, record):
+    trainer = Trainer(with_polar(**settings), data)
+    trainer.advance(start)
+    if record:
+        trainer.record()
+    state, [correction] = trainer.state(), {m for m in trainer.model.modules() if isinstance(m, PolarCorrection)}
+    made, calls = correction.refreshes, correction.calls
+    trainer.advance(25)
+    made, calls, moved = correction.refreshes - made, correction.calls - calls, weights(trainer)
+    assert 0 < made < calls
+    for _ in range(2):
+        trainer.restore(state)
+        before = correction.refreshes
+        trainer.advance(25)
+        assert correction.refreshes - before == made
+        assert equal(weights(trainer), moved)
+
+
+def test_a_scheduled_lambda_goes_back_with_the_step(data):
+    m, correction = model(), IdentityCorrection(schedule=lambda step: 0.1 * (step + 1))
+    condition(m, correction)
+    trainer = Trainer(m, data)
+    for start in (0, 3):
+        trainer.advance(start)
+        lam, record, state = correction.lam, trainer.record(), trainer.state()
+        trainer.advance(4)
+        assert correction.lam > lam
+        trainer.restore(state)
+        assert correction.lam == lam
+        assert same(trainer.record(), record)
+
+
+def test_a_state_of_a_later_step_needs_a_first_step(data):
+    trainer = Trainer(model(), data)
+    trainer.advance(2)
+    late = trainer.state()
+    for fresh in (Trainer(model(), data), trainer):
+        if fresh is trainer:
+            trainer.restore(Trainer(model(), data).state())  # of step 0: the optimizer has forgotten all
+        with pytest.raises(ValueError, match=r"expected a state of step 0 before the first step, got one of step 2"):
+            fresh.restore(late)
+        assert fresh.step == 0  # nothing is changed
+
+
+def test_a_trainer_is_the_loop_written_out(data):
+    trainer, twin = Trainer(model(), data, lr=3e-3, warmup=2, batch_size=32, seed=7), model()
+    scripted(twin, data, 9, lr=3e-3, warmup=2, batch=32, seed=7)
+    for steps in (1, 5, 0, 3):
+        trainer.advance(steps)
+    assert trainer.step == 9
+    for name, value in twin.state_dict().items():
+        torch.testing.assert_close(trainer.model.state_dict()[name], value, rtol=1e-5, atol=1e-7)
+
+
+def test_a_record_asked_for_twice_is_the_same(data):
+    trainer = Trainer(model(), data)
+    assert same(trainer.record(), trainer.record())
+    trainer.advance(2)
+    assert same(trainer.record(), trainer.record())
+
+
+@dataclass
+class Places:
+    train_x: torch.Tensor
+    train_y: torch.Tensor
+    test_x: torch.Tensor
+    test_y: torch.Tensor
+
+
+def test_a_label_at_every_place_is_learned_at_every_place():
+    rows = torch.randint(0, 7, (40, 6), generator=torch.Generator().manual_seed(0))
+    places = Places(rows[:30, :-1], rows[:30, 1:], rows[30:, :-1], rows[30:, 1:])
+    m = SequenceTransformer(7, 5, num_classes=7, dim=8, depth=1, is_causal=True)
+    trainer = Trainer(m, places, batch_size=10)
+    with torch.no_grad():
+        logits = m(places.train_x[:10])
+        p = logits.double().log_softmax(-1)
+        by_hand = -np.mean([float(p[i, j, places.train_y[i, j]]) for i in range(10) for j in range(5)])
+        correct = (m(places.test_x).argmax(-1) == places.test_y).double().mean()
+    record = trainer.record()
+    assert record.loss == pytest.approx(by_hand, rel=1e-6)
+    assert record.accuracy == pytest.approx(float(correct), rel=1e-6)
+    assert logits.shape == (10, 5, 7)
+    trainer.advance(40)
+    assert trainer.record().loss < record.loss
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"batch_size": 2.5}, r"batch_size: expected a whole number, got 2.5"),
+    ({"batch_size": 151}, r"batch_size: expected a number <= 150, got 151"),
+    ({"lr": -1.0}, r"lr: expected a number > 0, got -1"),
+    ({"weight_decay": math.inf}, r"weight_decay: expected a finite number, got inf"),
+    ({"warmup": -1}, r"warmup: expected a number >= 0, got -1"),
+])
+def test_a_trainer_refuses_bad_settings(data, settings, message):
+    with pytest.raises(ValueError, match=message):
+        Trainer(model(), data, **settings)

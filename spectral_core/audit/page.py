@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
-from importlib.metadata import version
 
+from spectral_core import __version__
 from spectral_core.audit.charts import STYLE as CHART_STYLE
 from spectral_core.audit.charts import heat_map, spectra
 from spectral_core.audit.measure import MatrixAudit
@@ -16,18 +16,23 @@ from spectral_core.audit.result import Audit, rows_of
 from spectral_core.audit.words import overview, suggestions
 from spectral_core.svg import format_number
 
-__all__ = ["audit_page"]
+__all__ = ["DARK", "LIGHT", "RULES", "audit_body", "audit_page"]
 
 LISTED = 2000  # heads, beyond which the page leaves them to --csv
 
-STYLE = """
-:root { color-scheme: light dark; --page: #fff; --ink: #1d2126; --soft: #5b6470; --faint: #d9dde2; --card: #f5f7f9;
-  --heat: #084c7d; --bad: #a8320a; --q: #0072b2; --k: #b34700; --v: #00734f; }
-@media (prefers-color-scheme: dark) { :root { --page: #14171b; --ink: #e6e9ed; --soft: #a3adb8; --faint: #3a424c;
-  --card: #1d2228; --heat: #8ecbf5; --bad: #ff9a70; --q: #56b4e9; --k: #f0a060; --v: #4fd0a0; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 70rem; padding: 1rem; font: 16px/1.5 system-ui, sans-serif; color: var(--ink);
-  background: var(--page); overflow-wrap: anywhere; }
+LIGHT = """--page: #fff; --ink: #1d2126; --soft: #5b6470; --faint: #d9dde2; --card: #f5f7f9;
+  --heat: #084c7d; --bad: #a8320a; --q: #0072b2; --k: #b34700; --v: #00734f;"""
+DARK = """--page: #14171b; --ink: #e6e9ed; --soft: #a3adb8; --faint: #3a424c;
+  --card: #1d2228; --heat: #8ecbf5; --bad: #ff9a70; --q: #56b4e9; --k: #f0a060; --v: #4fd0a0;"""
+STYLE = f"""
+:root {{ color-scheme: light dark; {LIGHT} }}
+@media (prefers-color-scheme: dark) {{ :root {{ {DARK} }} }}
+* {{ box-sizing: border-box; }}
+body {{ margin: 0 auto; max-width: 70rem; padding: 1rem; font: 16px/1.5 system-ui, sans-serif; color: var(--ink);
+  background: var(--page); overflow-wrap: anywhere; }}
+"""
+#: of what `audit_body` gives
+RULES = """
 h1 { font-size: 1.5rem; line-height: 1.25; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
 .soft, caption { color: var(--soft); font-size: .875rem; text-align: left; }
 .bad { color: var(--bad); font-weight: 600; }
@@ -58,12 +63,26 @@ LIMITS = (
 
 def audit_page(audit: Audit) -> str:
     """The page, as text in UTF-8."""
+    name = escape(audit.target)
+    head = (
+        f"<h1>Attention audit: {name}</h1>"
+        f'<p class="soft">spectral_core {escape(__version__)}, {audit.seconds:.1f} s, float64</p>'
+    )
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
+        f"<title>Attention audit: {name}</title><style>{STYLE}{RULES}{CHART_STYLE}</style></head>\n"
+        f"<body><main>{head}{audit_body(audit)}</main></body></html>\n"
+    )
+
+
+def audit_body(audit: Audit) -> str:
+    """What was found, as a fragment for any page whose style has `RULES`, `charts.STYLE` and the colours."""
     per_head = audit.measured(heads=True)
     whole = audit.measured(heads=False)
-    name = escape(audit.target)
     body = [
-        f"<h1>Attention audit: {name}</h1>",
-        f'<p class="soft">spectral_core {escape(version("spectral-core"))}, {audit.seconds:.1f} s, float64</p>',
         _tiles(audit),
         "<h2>In words</h2>" + _list(overview(audit)),
         "<h2>What to try</h2>" + _list(suggestions(audit)),
@@ -90,14 +109,7 @@ def audit_page(audit: Audit) -> str:
         _every_head(per_head),
         "<h2>What these numbers are, and are not</h2>" + _list(LIMITS),
     ]
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"<title>Attention audit: {name}</title><style>{STYLE}{CHART_STYLE}</style></head>\n"
-        f"<body><main>{''.join(body)}</main></body></html>\n"
-    )
+    return "".join(body)
 
 
 def _tiles(audit: Audit) -> str:
