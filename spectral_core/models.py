@@ -60,6 +60,14 @@ class Transformer(nn.Module):
             x = block(x, is_causal=self.is_causal)
         return self.block(layer).norm1(x)
 
+    def _add_blocks(
+        self, dim: int, depth: int, num_heads: int, mlp_ratio: int, num_classes: int, qk_norm: bool
+    ) -> None:
+        """Everything behind the tokens."""
+        self.blocks = nn.ModuleList(Block(dim, num_heads, mlp_ratio, qk_norm=qk_norm) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, num_classes)
+
     def _initialize(self, init: str, generator: torch.Generator) -> None:
         for name, parameter in self.named_parameters():
             if name.endswith(("query.weight", "key.weight", "value.weight")):
@@ -123,9 +131,7 @@ class VisionTransformer(Transformer):
             self.embed = nn.Linear(channels * patch_size**2, dim)
             self.class_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
             self.position = nn.Parameter(torch.zeros(1, tokens + class_token, dim))
-            self.blocks = nn.ModuleList(Block(dim, num_heads, mlp_ratio, qk_norm=qk_norm) for _ in range(depth))
-            self.norm = nn.LayerNorm(dim)
-            self.head = nn.Linear(dim, num_classes)
+            self._add_blocks(dim, depth, num_heads, mlp_ratio, num_classes, qk_norm)
         self._initialize(init, torch.Generator().manual_seed(seed))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -184,9 +190,7 @@ class SequenceTransformer(Transformer):
         with torch.random.fork_rng(devices=[]):
             self.embed = nn.Embedding(vocabulary, dim)
             self.position = nn.Parameter(torch.zeros(1, length, dim))
-            self.blocks = nn.ModuleList(Block(dim, num_heads, mlp_ratio, qk_norm=qk_norm) for _ in range(depth))
-            self.norm = nn.LayerNorm(dim)
-            self.head = nn.Linear(dim, num_classes)
+            self._add_blocks(dim, depth, num_heads, mlp_ratio, num_classes, qk_norm)
         self._initialize(init, torch.Generator().manual_seed(seed))
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -151,13 +151,13 @@ def test_defaults_are_valid_and_said_without_a_word():
     ({"arms": "plain,fast"}, f"arms: 'plain,fast' is not a choice of {', '.join(ARMS)}; plain used"),
     ({"arms": []}, f"arms: [] is not a choice of {', '.join(ARMS)}; plain, shaped, xavier used"),
     ({"arms": list(ARMS)}, "arms: at most 4 can race, got 8; plain, shaped, identity, polar race"),
-    ({"drawn_q": "1,two"}, "drawn_q: '1,two' is not up to 32 numbers from 0 to 6; it is ignored"),
-    ({"drawn_q": "1 nan"}, "drawn_q: '1 nan' is not up to 32 numbers from 0 to 6; it is ignored"),
-    ({"drawn_q": 5}, "drawn_q: 5 is not up to 32 numbers from 0 to 6; it is ignored"),
-    ({"drawn_k": [True]}, "drawn_k: [True] is not up to 32 numbers from 0 to 6; it is ignored"),
-    ({"drawn_k": [1] * 33}, "drawn_k: [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, … is not up to 32 numbers from 0 to 6; "
+    ({"drawn_q": "1,two"}, "drawn_q: '1,two' is not up to 32 numbers from 0 to 16; it is ignored"),
+    ({"drawn_q": "1 nan"}, "drawn_q: '1 nan' is not up to 32 numbers from 0 to 16; it is ignored"),
+    ({"drawn_q": 5}, "drawn_q: 5 is not up to 32 numbers from 0 to 16; it is ignored"),
+    ({"drawn_k": [True]}, "drawn_k: [True] is not up to 32 numbers from 0 to 16; it is ignored"),
+    ({"drawn_k": [1] * 33}, "drawn_k: [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, … is not up to 32 numbers from 0 to 16; "
                             "it is ignored"),
-    ({"drawn_v": [7, 1]}, "drawn_v: values outside [0, 6]; the nearest limit is used"),
+    ({"drawn_v": [17, 1]}, "drawn_v: values outside [0, 16]; the nearest limit is used"),
     ({"drawn_v": "0,0"}, "drawn_v: all zero, which leaves nothing of W; it is ignored"),
 ])
 def test_each_value_that_is_not_taken_is_said(raw, said):
@@ -165,17 +165,17 @@ def test_each_value_that_is_not_taken_is_said(raw, said):
 
 
 def test_what_is_refused_keeps_its_default_and_what_is_clamped_its_nearest_limit():
-    raw = {"lam_q": math.inf, "lam_k": "-1", "lam_v": None, "seed": 1e9, "log_lr": -9, "drawn_q": "9,-1,2", "kind": 1}
+    raw = {"lam_q": math.inf, "lam_k": "-1", "lam_v": None, "seed": 1e9, "log_lr": -9, "drawn_q": "19,-1,2", "kind": 1}
     out, notices = parse_settings(raw)
     assert out.lam == {"q": 12.0, "k": 0.0, "v": 1.0}
     assert (out.seed, out.log_lr, out.kind) == (9999, -4.0, "targets")
-    assert out.drawn == {"q": (6.0, 2.0, 0.0), "k": (), "v": ()}
+    assert out.drawn == {"q": (16.0, 2.0, 0.0), "k": (), "v": ()}
     assert len(notices) == 7
 
 
 @pytest.mark.parametrize(("raw", "drawn"), [
-    ("1, 3 2", (3.0, 2.0, 1.0)), ([0.12345, 2], (2.0, 0.123)), (("2", 1), (2.0, 1.0)), ("", ()), (None, ()), ([], ()),
-    ((), ()), (",", ()), ("5.9999", (6.0,)), ([1] * 32, (1.0,) * 32),
+    ("1, 3 2", (3.0, 2.0, 1.0)), ([0.12345, 2], (2.0, 0.1235)), (("2", 1), (2.0, 1.0)), ("", ()), (None, ()), ([], ()),
+    ((), ()), (",", ()), ("5.99999", (6.0,)), ([1] * 32, (1.0,) * 32),
 ])
 def test_a_drawn_spectrum_is_sorted_and_rounded(raw, drawn):
     out, notices = parse_settings({"drawn_q": raw})

@@ -82,6 +82,23 @@ def test_a_divergence_is_forgotten_with_the_frames_that_show_it():
     assert out.diverged == {}
 
 
+def test_a_part_of_a_frame_is_dropped_where_a_run_ends():
+    out = History()
+    for step in (0, 5):
+        out.append(frame(step, plain=1.0, polar=2.0, xavier=3.0))
+    out.drop_part()
+    assert out.step == [0, 5]
+    out.append(frame(10, changed=True, plain=1.0, polar=None, xavier=None))
+    out.drop_part()
+    assert (out.step, out.marks) == ([0, 5], [])
+    out.append(frame(10, plain=1.0, polar=None, xavier=3.0, diverged={"polar": 8}))  # whole: one arm has none left
+    out.drop_part()
+    assert out.step == [0, 5, 10]
+    empty = History()
+    empty.drop_part()
+    assert empty == History()
+
+
 def test_cutting_the_same_place_twice_changes_nothing():
     out = history()
     out.cut(10)

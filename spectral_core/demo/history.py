@@ -55,6 +55,13 @@ class History:
         self.marks = [mark for mark in self.marks if mark < last]
         self.diverged = self.gone(last)
 
+    def drop_part(self) -> None:
+        """Forget a last frame in which an arm has no values, although it has not diverged: the run ended within it."""
+        if self.step and any(
+            curves["loss"][-1] is None and name not in self.diverged for name, curves in self.arms.items()
+        ):
+            self.cut(self.step[-1] - 1)
+
     def gone(self, step: int) -> dict[str, int]:
         """Who had diverged at a frame, and when; at the very step of divergence an arm may still have its values."""
         here = self.at(step) if step in self.step else {}

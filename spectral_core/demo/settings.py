@@ -48,7 +48,7 @@ RANGES = {
 }
 LIMITS = {"seed": (0.0, 9999.0, 0.0, 1.0), "log_lr": (-4.0, -1.5, -3.0, 0.1)}  # the settings that no role has
 SEED_MAX = int(LIMITS["seed"][1])
-MOST_ARMS, MOST_VALUES, LARGEST = 4, 32, 6.0  # arms of a race; bars of a drawn spectrum, and their height
+MOST_ARMS, MOST_VALUES, LARGEST = 4, 32, 16.0  # arms of a race; bars of a drawn spectrum; their height: λ = 12 and W
 
 
 def _defaults(name: str) -> dict[str, float]:
@@ -200,7 +200,7 @@ def _drawn(name: str, value: object, notices: list[str]) -> tuple[float, ...]:
     if not any(inside):
         notices.append(f"{name}: all zero, which leaves nothing of W; it is ignored")
         return ()
-    return tuple(sorted((float(f"{x:.3g}") for x in inside), reverse=True))  # as it is written in an address
+    return tuple(sorted((float(f"{x:.4g}") for x in inside), reverse=True))  # as it is written in an address
 
 
 def _clamp(name: str, value: object, low: float, high: float, default: float, notices: list[str]) -> float:

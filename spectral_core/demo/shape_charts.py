@@ -59,10 +59,10 @@ def draggable_bars(role: str, before: Sequence[float], after: Sequence[float], t
         text = f"{format_number(new)}, before {format_number(old)}"
         hits.append(
             f'<rect class="hit" x="{x:.2f}" width="{step:.2f}" y="{TOP}" height="{FLOOR - TOP}" role="slider" '
-            f'tabindex="{-1 if i else 0}" data-i="{i}" data-value="{new:.4g}" '
+            f'tabindex="{-1 if i else 0}" data-i="{i}" data-value="{new:.6g}" '
             f'aria-label="σ {i + 1} of W_{role.upper()}" '
             f'aria-orientation="vertical" aria-valuemin="0" aria-valuemax="{LARGEST:g}" '
-            f'aria-valuenow="{min(new, LARGEST):.3g}" aria-valuetext="{text}"/>'
+            f'aria-valuenow="{min(new, LARGEST):.4g}" aria-valuetext="{text}"/>'
         )
     stairs = "".join(f"V{y(v):.1f}H{LEFT + (i + 1) * step:.1f}" for i, v in enumerate(before))
     label = (

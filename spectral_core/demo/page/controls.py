@@ -8,7 +8,17 @@ from typing import Any
 
 import gradio as gr
 
-from spectral_core.demo.settings import ARMS, CHOICES, LIMITS, RANGES, ROLES, Settings, control_names
+from spectral_core.demo.settings import (
+    ARMS,
+    CHOICES,
+    LARGEST,
+    LIMITS,
+    MOST_VALUES,
+    RANGES,
+    ROLES,
+    Settings,
+    control_names,
+)
 
 __all__ = [
     "HIDDEN", "SHOW_GROUPS", "Controls", "control_values", "group_updates", "make_controls", "make_race_controls",
@@ -89,7 +99,7 @@ def _choice(name: str, label: str, value: str) -> gr.Radio:
 
 def _control(name: str, role: str, label: str) -> Any:
     if name == "drawn":
-        hint = "largest first, up to 32 numbers from 0 to 6" if role == "q" else None
+        hint = f"largest first, up to {MOST_VALUES} numbers from 0 to {LARGEST:g}" if role == "q" else None
         return gr.Textbox("", label=label, info=hint, lines=1, max_lines=1, elem_id=f"drawn-{role}")
     low, high, value, step = RANGES[name]
     return gr.Slider(low, high, value, step=step, label=label, elem_id=f"{name}-{role}")

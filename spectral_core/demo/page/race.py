@@ -23,7 +23,7 @@ __all__ = ["RaceTab", "follow", "make_race_tab", "wire_race"]
 log = logging.getLogger("spectral_core.demo")
 
 FRAME_SECONDS = 0.08  # between two frames that are sent to a page
-BREATH_SECONDS = 0.5  # a stream that says nothing for longer does not notice that its page was closed
+BREATH_SECONDS = 0.3  # a stream that says nothing for longer does not notice that its page was closed
 STEPS = 600
 DOWNLOAD = """(text) => { if (!text) return; const {name, kind, body} = JSON.parse(text);
   const bytes = Uint8Array.from(atob(body), (c) => c.charCodeAt(0)), link = document.createElement("a");

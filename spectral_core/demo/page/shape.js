@@ -28,7 +28,7 @@ function raise(values, i, value) {
 
 // the first bar that is moved turns what is seen now, of all three roles, into the drawing
 function send(role, values) {
-  const drawn = { [role]: values.map((v) => Number(v.toPrecision(3))) };
+  const drawn = { [role]: values.map((v) => Number(v.toPrecision(4))) };
   if (element.querySelector(".view").dataset.kind !== "drawn")
     for (const other of ["q", "k", "v"]) if (other !== role) drawn[other] = valuesOf(svgOf(other));
   window.sendDrawing(JSON.stringify(drawn));
@@ -105,6 +105,8 @@ function settle() {
   element.querySelectorAll("details").forEach((details, i) => (details.open = open.has(i)));
   if (drag && svgOf(drag.role)) draw(svgOf(drag.role), drag.values);
   const view = element.querySelector(".view");
+  const story = document.querySelector(".story");
+  if (view && story?.dataset.query) story.querySelector(".left").hidden = story.dataset.query === view.dataset.query;
   if (!view || view.dataset.query === shownQuery) return;
   if (shownQuery !== null || location.search.length > 1) {
     const kept = [...new URLSearchParams(location.search)].filter(([name]) => name.startsWith("__"));

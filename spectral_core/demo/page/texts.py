@@ -6,6 +6,7 @@ from html import escape
 
 from spectral_core.demo import audit_panel, race_view, shape_view
 from spectral_core.demo.presets import PRESETS, lesson_address
+from spectral_core.demo.settings import to_query
 
 __all__ = ["INTRO", "NOTES", "STYLE", "story"]
 
@@ -38,7 +39,10 @@ STYLE = shape_view.STYLE + race_view.STYLE + audit_panel.STYLE + """
 
 
 def story(preset: str) -> str:
-    """What the preset shows, and the lesson that explains it; for other settings, where to begin."""
+    """What the preset shows, and the lesson that explains it; for other settings, where to begin.
+
+    The page's script shows the hidden words while the settings are no longer those of the preset.
+    """
     if preset not in PRESETS:
         lesson, about, text = "00_start_here", "the course begins here", "Your own settings."
     else:
@@ -47,4 +51,8 @@ def story(preset: str) -> str:
     number = lesson.partition("_")[0]
     text_of_link = f"lesson {int(number)}: {escape(about)}"
     link = f'<a href="{lesson_address(lesson)}" target="_blank" rel="noopener">{text_of_link}</a>'
-    return f'<p class="story" data-preset="{escape(preset, quote=True)}">{escape(text)} More in {link}.</p>'
+    query = to_query(PRESETS[preset].settings) if preset in PRESETS else ""
+    return (
+        f'<p class="story" data-preset="{escape(preset, quote=True)}" data-query="{escape(query, quote=True)}">'
+        f'<span class="left" hidden>You have moved on; this preset was: </span>{escape(text)} More in {link}.</p>'
+    )

@@ -79,6 +79,8 @@ class Visit:
             if frame["changed"]:
                 mark = self.history.marks[-1]
                 self.changes = [*(c for c in self.changes if c[0] != mark), (mark, frame["query"])]
+        if self.ticket is not None and self.ticket.state == "ended":
+            self.history.drop_part()
         return bool(frames)
 
     def back(self, step: int) -> None:
