@@ -97,6 +97,7 @@ def calibrate(
     heads: Iterable[int] | None = None,
     max_saturation: float = 0.5,
     max_logit_change: float = 4.0,
+    exact: bool = False,
     layouts: Mapping[str, Layout] | None = None,
     progress: bool = True,
 ) -> Calibration:
@@ -119,6 +120,8 @@ def calibrate(
         layers, heads: as in `attention_jacobians`, to look at a part of a large model.
         max_saturation: in (0, 1].
         max_logit_change: ≥ 1.
+        exact: where κ(J) is beyond 2·10⁶, which a Gram matrix cannot tell, take an SVD (of J with up to 1 024 rows), so
+            that candidates do not tie at a lower bound. Slower.
         layouts: as in `find_projections`.
         progress: show a bar on standard error when this takes over a second.
 
@@ -145,13 +148,13 @@ def calibrate(
 
     total = 1 + (len(given) if given is not None else len(LAMBDAS) + 3 + 4 * len(roles))
     with progress_bar("candidates", total, shown=progress) as advance:
-        plain = score("plain", {}, plans({}), refuse=lambda *_: "")
+        plain = score("plain", {}, plans({}), refuse=lambda *_: "", exact=exact)
         advance(1)
 
         def judge(name: str, by_role: By, *, always: bool) -> Candidate:
             advance(1)
             return score(
-                name, by_role, plans(by_role), always=always,
+                name, by_role, plans(by_role), always=always, exact=exact,
                 refuse=lambda saturation, scale: check_limits(saturation, scale, plain, limit, change),
             )
 

@@ -17,6 +17,7 @@ from spectral_core.lanczos import largest, random_block
 __all__ = ["Candidate", "check_limits", "score"]
 
 DENSE_ROWS = 2048  # of J, up to which all eigenvalues of J Jᵀ are affordable
+SVD_ROWS = 1024  # of J, up to which an SVD is affordable where the Gram matrix has no answer
 Layers = dict[str, float]
 Refuse = Callable[[Layers, Layers], str]
 SOFT = 2.0  # logits that spread by less leave softmax soft, whatever they grew from: Xavier's spread by 1
@@ -52,13 +53,20 @@ class Candidate:
 
 
 def score(
-    name: str, by_role: dict[str, Correction], plans: list[Plan], *, refuse: Refuse, always: bool = True
+    name: str,
+    by_role: dict[str, Correction],
+    plans: list[Plan],
+    *,
+    refuse: Refuse,
+    always: bool = True,
+    exact: bool = False,
 ) -> Candidate:
     """The candidate with corrections `by_role`, from the plans of a pass through the corrected model.
 
     Args:
         refuse: (saturation, logit_scale), by layer -> the limit that is passed, in words.
         always: compute κ(J) also of what is refused.
+        exact: an SVD where the Gram matrix has no answer and J has at most `SVD_ROWS` rows.
     """
     saturation, scale = _softmax(plans)
     refused = refuse(saturation, scale)
@@ -66,7 +74,7 @@ def score(
     if always or not refused:
         logs = []
         for plan in plans:
-            for values, lower in _head_kappas(plan):
+            for values, lower in _head_kappas(plan, exact):
                 logs += values.log().flatten().tolist()
                 bounded |= lower
     mean = sum(logs) / len(logs)
@@ -87,7 +95,7 @@ def _softmax(plans: list[Plan]) -> tuple[Layers, Layers]:
     return saturation, scale
 
 
-def _head_kappas(plan: Plan) -> Iterator[tuple[Tensor, bool]]:
+def _head_kappas(plan: Plan, exact: bool) -> Iterator[tuple[Tensor, bool]]:
     """κ(J) of every head and example, chunk by chunk, and whether some are lower bounds."""
     tokens, width = plan.x.shape[-2], plan.weights["v"].shape[-1]
     rows, d_k = tokens * width, plan.weights["q"].shape[-1]
@@ -107,6 +115,10 @@ def _head_kappas(plan: Plan) -> Iterator[tuple[Tensor, bool]]:
             else:
                 top, last = _extremes(jac.gram())
                 floor = GRAM_FLOOR * top
+                if exact and rows <= SVD_ROWS and bool((last <= floor).any()):  # lower bounds would all tie
+                    result = jac.condition_number(method="svd")
+                    yield result.effective_value, not bool(result.converged.all())
+                    continue
                 kappa = (top / torch.maximum(last, floor)).sqrt()
                 yield kappa.where(top > 0, torch.inf), bool((last <= floor).any())
 

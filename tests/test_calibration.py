@@ -244,3 +244,19 @@ def test_models_that_are_conditioned_or_carry_a_correction_that_fails():
     with pytest.raises(ValueError, match=r"expected W of full rank 4, got rank 0"):
         calibrate(plain, torch.randn(1, 3, 4), candidates=[SpectrumTarget(sigma_min=0.5)], progress=False)
     assert list(plain.state_dict()) == keys
+
+
+def test_exact_takes_an_svd_where_a_gram_matrix_has_no_answer():
+    model = VisionTransformer(init="trunc-normal", depth=1, seed=0)
+    with torch.no_grad():
+        model.position.mul_(1e-3)  # nearly equal tokens
+    x = load_digits().train_x[:1]
+    loose = calibrate(model, x, candidates=[IdentityCorrection(0.3)], progress=False)
+    tight = calibrate(model, x, candidates=[IdentityCorrection(0.3)], exact=True, progress=False)
+    before, after = (next(c for c in found.table if not c.corrections) for found in (loose, tight))
+    assert before.lower_bound
+    assert not after.lower_bound
+    heads = attention_jacobians(model, x, method="svd", progress=False)
+    logs = [float(head.effective_condition_number.log()) for head in heads]
+    np.testing.assert_allclose(after.kappa, np.exp(np.mean(logs)), rtol=1e-6)
+    assert before.kappa < after.kappa
