@@ -10,7 +10,7 @@ SOURCE := $(wildcard notebooks/[0-9]*.py)
 # two cores or fewer: more OpenMP threads than that only fight each other
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help demo test course bench lint notebooks presets space clean
+.PHONY: help demo test course bench evidence lint notebooks presets space clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -36,6 +36,13 @@ bench: $(VENV)/.dev $(VENV)/.bench ## print the timing tables and write them to 
 	$(BIN)/python benchmarks/audit.py
 	$(BIN)/python benchmarks/monitor.py
 	$(BIN)/python benchmarks/app.py
+
+TASK ?= all
+ARMS ?= all
+SEEDS ?= 5
+evidence: $(VENV)/.dev ## compare arms on tasks, resumable (TASK=digits ARMS=plain,calibrated SEEDS=2); results/README.md
+	OMP_NUM_THREADS=1 $(BIN)/spectral-core evidence --tasks $(TASK) --arms $(ARMS) --seeds $(SEEDS) --workers $$(getconf _NPROCESSORS_ONLN) \
+		$(if $(filter all,$(TASK)),,--out build/evidence-$(TASK)/runs.jsonl)
 
 lint: $(VENV)/.dev ## check style and types
 	$(BIN)/ruff check .

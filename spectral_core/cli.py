@@ -1,4 +1,4 @@
-"""The command line: spectral-core audit | bench | train, and python -m spectral_core.
+"""The command line: spectral-core audit | bench | evidence | train, and python -m spectral_core.
 
 Results go to standard output; progress, notes and errors to standard error. Exit codes: 0 all is well, 1 the audit
 failed or is incomplete, 2 the command was not understood, 3 some κ is above --fail-above.
@@ -6,6 +6,7 @@ failed or is incomplete, 2 the command was not understood, 3 some κ is above --
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -146,6 +147,20 @@ def audit(
 
 @app.command()
 def train(
+    task: Annotated[
+        str | None,
+        typer.Argument(help="A task of the evidence (digits, vit, bert, listops, detection, …).", show_default=False),
+    ] = None,
+    arm: Annotated[
+        str | None, typer.Option(help="With TASK: how it starts and is corrected (plain, xavier, polar, …).")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", metavar="FOLDER", help="With TASK: full-size data instead of embedded.")
+    ] = None,
+    size: Annotated[str, typer.Option(help="With TASK: small, or full as in the paper.")] = "small",
+    device: Annotated[str, typer.Option(help="With TASK: cpu, cuda, cuda:1.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="With TASK: float32, or bfloat16 by autocast.")] = "float32",
+    compiled: Annotated[bool, typer.Option("--compile", help="With TASK: torch.compile.")] = False,
     correction: Annotated[
         str, typer.Option(help="none, identity (λI), polar (κ ≤ 2), or target (singular values clamped to --kappa).")
     ] = "none",
@@ -156,14 +171,24 @@ def train(
     preserve: Annotated[str | None, typer.Option(help="Keep a norm of W: spectral or frobenius.")] = None,
     init: Annotated[str, typer.Option(help="trunc-normal, xavier or orthogonal.")] = "xavier",
     data: Annotated[str, typer.Option(help="digits (8 × 8, seconds) or mnist (28 × 28, the course's ViT).")] = "digits",
-    steps: Annotated[int, typer.Option(help="Optimiser steps.", min=1)] = 200,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images in a batch.")] = 64,
+    steps: Annotated[
+        int | None, typer.Option(help="Optimiser steps.", min=1, show_default="200, or the task's")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Examples in a batch.", show_default="64, or the task's")
+    ] = None,
     lr: Annotated[float, typer.Option(help="Peak learning rate of AdamW.")] = 3e-3,
     every: Annotated[int, typer.Option(help="Steps between two lines.", min=1)] = 20,
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
     out: Annotated[Path | None, typer.Option(metavar="RUN.jsonl", help="Also write every record as a line.")] = None,
 ) -> None:
-    """Train a small vision transformer with or without a correction, and watch κ(W), κ(J) and saturation.
+    """Train one task of the evidence, or watch a small vision transformer with a correction of your own.
+
+    * `spectral-core train digits --arm calibrated --seed 1`: one run, added to runs.jsonl (`--out`), resumed if killed
+
+    * `spectral-core train vit --size full --folder imagenet --arm polar --device cuda --dtype bfloat16 --compile`
+
+    Without TASK, κ(W), κ(J) and saturation are printed as the course's ViT trains:
 
     * `spectral-core train` plain, then `spectral-core train --correction identity --lam 10` to see attention switch off
 
@@ -175,6 +200,22 @@ def train(
     with _plain_errors():
         if out is not None:
             _check_writable(out, "--out")
+        if task is not None:
+            if correction != "none":
+                raise ValueError("--correction: expected --arm with TASK, got both TASK and --correction")
+            from spectral_core.experiments.command import describe, train_one
+            from spectral_core.experiments.run import Run
+            from spectral_core.experiments.task import Setting
+
+            run = Run(task, arm or "plain", seed, lr, "final", steps or 0, batch_size or 0, Setting(size, folder),
+                      device, dtype, compiled)  # fmt: skip
+            record = train_one(run, out or Path("runs.jsonl"), _say)
+            if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+                typer.echo("\n".join(describe(record)))
+            return
+        if arm is not None or folder is not None:
+            raise ValueError("--arm, --folder: expected them with a TASK, got none")
+        steps, batch_size = steps or 200, batch_size or 64
         from spectral_core.data import load_digits
         from spectral_core.models import VisionTransformer, course_vit
         from spectral_core.training import fit
@@ -197,6 +238,46 @@ def train(
             lines.append(dumps(record) + "\n")
             if out is not None:
                 out.write_text("".join(lines), encoding="utf-8")
+
+
+@app.command()
+def evidence(
+    tasks: Annotated[str, typer.Option("--tasks", help="Names with commas, or all.")] = "all",
+    arms: Annotated[
+        str, typer.Option("--arms", help="Names with commas; all: every arm on digits and vit, the main ones else.")
+    ] = "all",
+    seeds: Annotated[int, typer.Option(help="Paired final seeds.", min=1)] = 5,
+    tuning_seeds: Annotated[int, typer.Option(help="Seeds a learning rate is tried on; 0: no choice.", min=0)] = 1,
+    out: Annotated[Path, typer.Option(metavar="RUNS.jsonl", help="All runs; the report goes beside.")] = Path(
+        "results/evidence.jsonl"
+    ),
+    workers: Annotated[int, typer.Option(help="Processes at once.", min=1)] = 1,
+    minutes: Annotated[float, typer.Option(help="Begin no new run after that; go on another time.")] = float("inf"),
+    steps: Annotated[int | None, typer.Option(help="Instead of each task's budget.", min=1)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Instead of each task's.", min=1)] = None,
+    size: Annotated[str, typer.Option(help="small, or full with --folder.")] = "small",
+    folder: Annotated[Path | None, typer.Option("--folder", metavar="FOLDER", help="Full-size data.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    no_report: Annotated[bool, typer.Option("--no-report", help="Runs alone.")] = False,
+) -> None:
+    """Compare arms on tasks: learning rates chosen on validation, paired seeds, intervals, a report in words.
+
+    What is finished is not made again, and what was killed goes on: run the same command again at any time.
+
+    * `spectral-core evidence --tasks digits --arms plain,calibrated --seeds 2 --out /tmp/e/runs.jsonl`
+
+    * `spectral-core evidence --workers 16` for everything (hours on two cores)
+    """
+    with _plain_errors():
+        from spectral_core.experiments.command import make_evidence, plan
+        from spectral_core.experiments.task import Setting
+
+        sweeps = plan(tasks, arms, seeds=seeds, tuning_seeds=tuning_seeds, steps=steps or 0, batch_size=batch_size or 0,
+                      setting=Setting(size, folder), device=device, dtype=dtype)  # fmt: skip
+        page = make_evidence(sweeps, out, _say, workers=workers, minutes=minutes, report=not no_report)
+        if page is not None:
+            _say(f"report written to {page}")
 
 
 @app.command()

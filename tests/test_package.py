@@ -18,9 +18,10 @@ OPTIONAL = (
 )
 LOADED = f"[name for name in {OPTIONAL} if name in sys.modules]"
 ROOT = Path(spectral_core.__file__).parent
-LATER = ("plots", "lessons", "cli", "__main__", "audit", "demo")
+LATER = ("plots", "lessons", "cli", "__main__", "audit", "demo", "experiments")
 CORE = [m.name for m in pkgutil.iter_modules([str(ROOT)]) if m.name not in LATER]
 CORE += [f"audit.{m.name}" for m in pkgutil.iter_modules([str(ROOT / "audit")])]
+CORE += [f"experiments.{m.name}" for m in pkgutil.iter_modules([str(ROOT / "experiments")])]
 CORE += [f"demo.{m.name}" for m in pkgutil.iter_modules([str(ROOT / "demo")]) if m.name != "page"]  # Gradio's part
 
 
