@@ -165,6 +165,26 @@ def test_the_output_layers_are_conditioned_too():
         np.testing.assert_allclose(block.attn.proj.weight.detach(), w + np.eye(64), atol=1e-6)
 
 
+def test_lambda_on_the_output_has_xavier_on_the_output_as_its_control():
+    task = TASKS["digits"]
+    examples = task.data(Setting())
+    control, fixed = (task.model(Setting(), examples, 0) for _ in range(2))
+    for arm, model in (("xavier-output", control), ("xavier-v1-output", fixed)):
+        ARMS[arm].prepare(model, None, 3)
+    assert ARMS["xavier-output"].kind == "control"
+    limit = np.sqrt(6 / (64 + 64))
+    for a, b in zip(control.blocks, fixed.blocks, strict=True):
+        w = a.attn.proj.weight.detach().numpy()
+        assert 0.95 * limit < np.abs(w).max() <= limit
+        np.testing.assert_allclose(b.attn.proj.weight.detach(), w + np.eye(64), atol=1e-6)
+        q, k, v = a.attn.qkv.weight.detach().numpy().reshape(3, 64, 64)
+        np.testing.assert_allclose(
+            b.attn.qkv.weight.detach().reshape(3, 64, 64), np.stack([q, k, v + np.eye(64)]), atol=1e-6
+        )
+    first, second = (block.attn.proj.weight for block in control.blocks[:2])
+    assert not torch.equal(first, second)
+
+
 # ---- a run is a function of its settings, killed or not ---------------------------------------------------------
 
 

@@ -160,20 +160,35 @@ def _sigma_reparam(model: nn.Module, *_: Any) -> None:
 
 
 def _output(lam: float, model: nn.Module, *_: Any) -> None:
-    """λI on the output layer of every attention module, too.
+    """λI on the output layer of every attention module, too."""
+    for layer in _output_layers(model):
+        parametrize.register_parametrization(layer, "weight", IdentityCorrection(lam))
+
+
+@torch.no_grad()
+def _xavier_output(model: nn.Module, inputs: Any, seed: int) -> None:
+    """Xavier for the output layers too: what λI on them must beat."""
+    generator = torch.Generator().manual_seed(seed + 78)
+    for layer in _output_layers(model):
+        layer.weight.copy_(nn.init.xavier_uniform_(torch.empty(layer.weight.shape), generator=generator))
+
+
+def _output_layers(model: nn.Module) -> list[Any]:
+    """The output layer of every attention module.
 
     Raises:
         ValueError: an attention module whose output layer is not known.
     """
     names = ("proj", "out", "out_proj", "c_proj", "output.dense", "o_proj")
-    modules = dict(model.named_modules())
+    modules, found = dict(model.named_modules()), []
     for attention in dict.fromkeys(p.attention for p in find_projections(model)):
         parent = attention.rpartition(".")[0]
         places = [f"{attention}.{n}" for n in names] + [f"{parent}.{n}" for n in names]
         place = next((p for p in places if hasattr(modules.get(p), "weight")), None)
         if place is None:
             raise ValueError(f"output: expected an output layer of {attention} under one of {names}, got none")
-        parametrize.register_parametrization(modules[place], "weight", IdentityCorrection(lam))
+        found.append(modules[place])
+    return found
 
 
 def _all(arm: list[Arm]) -> dict[str, Arm]:
@@ -193,6 +208,7 @@ ARMS = _all([
     # controls: initialisations, and placebos of the same norm
     Arm("xavier", "Xavier", "control", (XAVIER,)),
     Arm("orthogonal", "orthogonal", "control", (_start("orthogonal", 0.0),)),
+    Arm("xavier-output", "Xavier, the output too", "control", (XAVIER, _xavier_output)),
     Arm("identity-init", "I added at the start only", "control", (_start("identity-shift", 1.0),)),
     Arm("conditioned-init", "Conditioned Initialization", "control", (_start("conditioned", 0.0),)),
     Arm("rotation", "random orthogonal C, norm 1", "control", (_rotate,)),
@@ -211,6 +227,8 @@ ARMS = _all([
         (_fix(SpectrumTarget(kappa=4.0, gradient="straight-through", preserve="frobenius")),)),
     Arm("v1", "λ = 1 on V", "correction", (_fix({"v": IdentityCorrection(1.0)}),)),
     Arm("xavier-v1", "Xavier, λ = 1 on V", "correction", (XAVIER, _fix({"v": IdentityCorrection(1.0)}))),
+    Arm("xavier-v1-output", "Xavier, λ = 1 on V and on the output", "correction",
+        (XAVIER, _xavier_output, _fix({"v": IdentityCorrection(1.0)}), partial(_output, 1.0))),
     Arm("xavier-polar", "Xavier, polar, ‖W‖_F kept", "correction",
         (XAVIER, _fix(PolarCorrection(preserve="frobenius")))),
     Arm("xavier-calibrated", "Xavier, calibrated", "correction", (XAVIER, CALIBRATED)),
@@ -225,4 +243,6 @@ ARMS = _all([
     Arm("muon-xavier", "Muon, Xavier", "rival", (XAVIER,), optimizer="muon", against=("muon",)),
     Arm("muon-calibrated", "Muon, calibrated", "correction", (CALIBRATED,), optimizer="muon",
         against=("muon", "muon-xavier")),
+    Arm("muon-xavier-v1", "Muon, Xavier, λ = 1 on V", "correction", (XAVIER, _fix({"v": IdentityCorrection(1.0)})),
+        optimizer="muon", against=("muon", "muon-xavier")),
 ])  # fmt: skip
