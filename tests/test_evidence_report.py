@@ -1,5 +1,6 @@
 """The evidence page on made-up runs: its sentences, table cells by hand, nulls, few arms, no number at all."""
 
+import dataclasses
 import math
 import re
 from types import SimpleNamespace
@@ -264,6 +265,15 @@ def test_two_tasks_could_not_have_shown_a_win(tmp_path):
     page = flat(write(evidence("ab", winning="ab"), tmp_path))
     assert page.count(NOTHING) == 2
     assert "With 2 tasks to judge by, it could not have come out otherwise." in page
+
+
+@pytest.mark.usefixtures("no_drawing")
+@pytest.mark.parametrize(("chance", "said"), [(0.5, False), (0.845, False), (0.95, True)])
+def test_a_task_on_which_no_arm_beats_a_guess_is_named(chance, said, tmp_path):
+    tasks = TASKS | {"a": dataclasses.replace(TASKS["a"], chance=chance)}
+    page = flat(write_report(evidence("ab"), tmp_path, tasks=tasks, arms=ARMS).read_text())
+    assert (f"No arm does better than a guess ({chance:g}): at this size and budget" in page) is said
+    assert (f"No arm does better than a guess in task a ({chance:g}): these tasks say nothing" in page) is said
 
 
 @pytest.mark.usefixtures("no_drawing")

@@ -131,6 +131,10 @@ def _about(evidence: TaskEvidence) -> str:
         words.append("Plain was not run, so there is no gain to report.")
     if evidence.best("loss", ("control",)) is None:
         words.append("No initialisation control has a usable run.")
+    if evidence.at_chance:
+        words.append(
+            f"No arm does better than a guess ({task.chance:g}): at this size and budget it says nothing about arms."
+        )
     failed = sum(r.failed for by_seed in evidence.runs.values() for r in by_seed.values())
     if failed:
         worst = ", ".join(f"{'loss' if o == 'loss' else task.metric} {v:.4g}" for o, v in evidence.worst.items())

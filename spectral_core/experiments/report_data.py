@@ -143,6 +143,19 @@ class TaskEvidence:
         return min(arms, key=lambda arm: sign * self.mean(outcome, arm), default=None)
 
     @cached_property
+    def at_chance(self) -> bool:
+        """Whether no arm's held-out metric is better than a guess, by t, with Holm's correction over the arms."""
+        if self.task.chance is None or not self.values["metric"]:
+            return False
+        higher = self.task.higher_is_better
+        gains = {
+            arm: paired_gain(by_seed, dict.fromkeys(by_seed, self.task.chance), higher_is_better=higher)
+            for arm, by_seed in self.values["metric"].items()
+        }
+        p = holm({arm: gain.p for arm, gain in gains.items()})
+        return not any(gains[arm].mean > 0 and (p[arm] or 0.0) < LEVEL for arm in gains)
+
+    @cached_property
     def comparisons(self) -> dict[str, dict[str, Comparison]]:
         """Outcome -> arm other than plain -> its comparison."""
         return {outcome: self._compare(outcome) for outcome in OUTCOMES}

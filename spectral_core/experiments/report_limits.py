@@ -38,6 +38,12 @@ def limits(found: Sequence[TaskEvidence], lines: Sequence[Mapping[str, Any]], ar
         if tuning
         else "No run that chose a learning rate is recorded, so an arm may do badly by its learning rate alone.",
     ]
+    chance = [f"{e.title} ({e.task.chance:g})" for e in found if e.at_chance]
+    if chance:
+        items.append(
+            f"No arm does better than a guess in {', '.join(chance)}: these tasks say nothing about arms at this size "
+            "and budget, and are counted all the same."
+        )
     edge = _at_edge(found, arms)
     if edge:
         items.append(f"The chosen learning rate lies at the edge of the rates tried for: {'; '.join(edge)}.")

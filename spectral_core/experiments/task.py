@@ -67,6 +67,7 @@ class Task:
         metric, higher_is_better: of `evaluate`; a share, a percentage or nats.
         steps, batch_size: the small budget; full_steps, full_batch_size: the paper's (or its recipe's).
         rates, full_rates: learning rates to choose from, for every arm alike, at the small and the full size.
+        chance: the metric of a guess among classes that are equally frequent, where the task has these.
         fresh: whether every training batch is newly generated, so that training loss is free of overfitting.
         paper: (what, plain, spectral) as reported by the paper; empty where it has no such experiment.
     """
@@ -87,6 +88,7 @@ class Task:
     full_batch_size: int = 256
     rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
     full_rates: tuple[float, ...] = (3e-4, 1e-3)
+    chance: float | None = None
     fresh: bool = False
     paper: tuple[str, float, float] | None = field(default=None)
 
