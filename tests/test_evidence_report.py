@@ -277,6 +277,16 @@ def test_a_task_on_which_no_arm_beats_a_guess_is_named(chance, said, tmp_path):
 
 
 @pytest.mark.usefixtures("no_drawing")
+def test_a_task_whose_arms_ran_on_two_machines_is_named(tmp_path):
+    lines = evidence("ab")
+    assert "more than one machine" not in flat(write(lines, tmp_path))
+    for x in lines:
+        if x["task"] == "b" and x["arm"] == "muon":
+            x["machine"] = x["machine"] | {"cores": 16}
+    assert "The arms of task b ran on more than one machine" in flat(write(lines, tmp_path))
+
+
+@pytest.mark.usefixtures("no_drawing")
 def test_one_seed_gives_no_interval(tmp_path):
     page = write(evidence("a", seeds=1), tmp_path)
     assert row(page, "task a", "Muon", "Optimisation")[5] == "one common seed, so no interval"

@@ -44,6 +44,12 @@ def limits(found: Sequence[TaskEvidence], lines: Sequence[Mapping[str, Any]], ar
             f"No arm does better than a guess in {', '.join(chance)}: these tasks say nothing about arms at this size "
             "and budget, and are counted all the same."
         )
+    mixed = [e.title for e in found if len({_machine(r.line) for by in e.runs.values() for r in by.values()}) > 1]
+    if mixed:
+        items.append(
+            f"The arms of {', '.join(mixed)} ran on more than one machine: a difference between two of these arms "
+            "may hold what another machine's rounding makes of the same seed."
+        )
     edge = _at_edge(found, arms)
     if edge:
         items.append(f"The chosen learning rate lies at the edge of the rates tried for: {'; '.join(edge)}.")
