@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,11 +11,14 @@ import pytest
 from scipy import stats
 
 from spectral_core.experiments import report
+from spectral_core.experiments.arms import ARMS as EVERY_ARM
+from spectral_core.experiments.registry import TASKS as REGISTERED
 from spectral_core.experiments.report import write_report
 from spectral_core.experiments.report_data import collect, number
 from spectral_core.experiments.report_figures import mean_curve
 from spectral_core.experiments.report_predictors import PREDICTORS, predict
 from spectral_core.experiments.report_words import paragraph
+from spectral_core.experiments.store import read
 from spectral_core.experiments.task import Task
 
 ARMS = {
@@ -125,7 +129,9 @@ def test_an_arm_that_wins_on_three_tasks_is_named_with_them(won):
         )
     assert NOTHING not in flat(page)
     assert "No rival method beats plain" in flat(page)
-    assert "Try calibrated (optimisation) and calibrated (generalisation)" in flat(page)
+    assert "Try calibrated (optimisation and generalisation): ahead of" in flat(page)
+    assert "No correction is recommended" not in flat(page)
+    assert "That is a rival method" not in flat(page)
     assert "| λ = 10 | paper | 4 | 0 | 0 |" in page
 
 
@@ -137,6 +143,15 @@ def test_when_nothing_wins_the_page_says_so(tmp_path):
     assert "No correction is recommended over a well-scaled initialisation." in page
     assert "best held-out mean is orthogonal (on 4 of 4 tasks)" in page
     assert "after Holm's correction over the arms of a task" not in page
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_a_rival_that_wins_recommends_no_correction(tmp_path):
+    lines = evidence(winning="abd")
+    swap = {"calibrated": "muon", "muon": "calibrated"}
+    page = flat(write([x | {"arm": swap.get(x["arm"], x["arm"])} for x in lines], tmp_path))
+    assert "Try Muon (optimisation and generalisation): ahead of plain and the best control" in page
+    assert "That is a rival method, no correction of weights. No correction is recommended over a well-scaled" in page
 
 
 @pytest.mark.usefixtures("no_drawing")
@@ -364,3 +379,12 @@ def test_an_arm_must_beat_what_it_builds_on(tmp_path):
     assert found["base"].wins_both
     text = write_report(lines, tmp_path, tasks=TASKS, arms=arms).read_text(encoding="utf-8")
     assert " over Base |" in text
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_the_page_in_results_is_what_its_runs_say(tmp_path):
+    results = Path(__file__).parents[1] / "results"
+    page = write_report(read(results / "evidence.jsonl"), tmp_path, tasks=REGISTERED, arms=EVERY_ARM)
+    assert page.read_text("utf-8") == (results / "README.md").read_text("utf-8"), "run make evidence"
+    for name in re.findall(r"\]\((evidence_\w+\.png)\)", page.read_text("utf-8")):
+        assert (results / name).exists(), name

@@ -96,19 +96,24 @@ def chance(found: Sequence[TaskEvidence], outcome: str, arms: Arms) -> str:
 
 def recommendation(found: Sequence[TaskEvidence], arms: Arms) -> str:
     """What the data recommend."""
-    hints, findings = [], []
+    hints: dict[str, list[str]] = {}
+    findings: dict[str, list[str]] = {}
     for arm in (a for a in arms.values() if a.kind in CONTENDERS):
         for outcome, name in OUTCOMES.items():
             rows = [c for _, c in _of(found, outcome, arm.name)]
             if sum(c.wins_both_corrected for c in rows) >= ENOUGH:
-                findings.append(f"{arm.title} ({name})")
+                findings.setdefault(arm.name, []).append(name)
             elif sum(c.wins_both for c in rows) >= ENOUGH:
-                hints.append(f"{arm.title} ({name})")
+                hints.setdefault(arm.name, []).append(name)
     words = []
     if findings:
-        words.append(f"Try {_and(findings)}: ahead of plain and the best control on three or more tasks after Holm.")
+        words.append(
+            f"Try {_outcomes(findings, arms)}: ahead of plain and the best control on three or more tasks after Holm."
+        )
+        if all(arms[a].kind == "rival" for a in findings):
+            words.append("That is a rival method, no correction of weights.")
     if hints:
-        words.append(f"Worth a confirmation with new seeds, chosen in advance: {_and(hints)}.")
+        words.append(f"Worth a confirmation with new seeds, chosen in advance: {_outcomes(hints, arms)}.")
     best = Counter(b for e in found if (b := e.best("metric", ("control",))) is not None)
     if not best:
         words.append(
@@ -119,7 +124,8 @@ def recommendation(found: Sequence[TaskEvidence], arms: Arms) -> str:
     control, times = best.most_common(1)[0]
     gains = [d for _, c in _of(found, "metric", control) if (d := c.to_plain) is not None and d.count]
     ahead, sure = sum(d.mean > 0 for d in gains), sum(d.wins for d in gains)
-    words.append("" if findings else "No correction is recommended over a well-scaled initialisation.")
+    corrected = [a for a in findings if arms[a].kind != "rival"]
+    words.append("" if corrected else "No correction is recommended over a well-scaled initialisation.")
     words.append(
         f"The control that most often has the best held-out mean is {arms[control].title} (on {times} of "
         f"{_count(sum(best.values()))}); it has a better mean than plain on {ahead} of {len(gains)}, beyond its "
@@ -167,6 +173,10 @@ def _predicts(name: str, rows: Mapping[str, Prediction]) -> str:
 
 def _of(found: Sequence[TaskEvidence], outcome: str, arm: str) -> list[tuple[TaskEvidence, Comparison]]:
     return [(e, e.comparisons[outcome][arm]) for e in found if arm in e.comparisons[outcome]]
+
+
+def _outcomes(found: Mapping[str, Sequence[str]], arms: Arms) -> str:
+    return _and([f"{arms[arm].title} ({_and(names)})" for arm, names in found.items()])
 
 
 def _titles(rows: Sequence[tuple[TaskEvidence, Comparison]]) -> str:
