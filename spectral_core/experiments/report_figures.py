@@ -65,13 +65,13 @@ def curves(found: Sequence[TaskEvidence], arms: Mapping[str, ArmLike]) -> Figure
             if arm is None:
                 continue
             steps, means = mean_curve(evidence, arm)
-            ax.plot(steps, means, color=LOOK[kind][0], ls=dash, lw=1.7, label=arms[arm].title)
+            ax.plot(steps, means, color=LOOK[kind][0], ls=dash, lw=1.7, label=arms[arm].title.partition(" (")[0])
         ax.set(title=evidence.title, xlabel="steps")
         positive = [v for line in ax.get_lines() for v in line.get_ydata() if v > 0]
         if positive and max(positive) > 20 * min(positive):
             ax.set_yscale("log")
         if ax.get_lines():
-            ax.legend(frameon=False, fontsize=8)
+            ax.legend(framealpha=0.8, edgecolor="none", fontsize=7)
     for ax in axes[len(found) :]:
         ax.set_axis_off()
     for ax in axes[::columns]:
