@@ -302,6 +302,23 @@ def test_a_task_whose_arms_ran_on_two_machines_is_named(tmp_path):
 
 
 @pytest.mark.usefixtures("no_drawing")
+def test_tasks_without_a_choice_of_rate_and_tasks_that_share_runs_are_named(tmp_path):
+    lines = evidence("abc")
+    page = flat(write(lines, tmp_path))
+    assert "No learning rate was chosen in" not in page  # none at all was: another sentence says so
+    assert "not independent of each other" not in page
+    lines += [x | {"purpose": "tune", "seed": 1000} for x in lines if x["task"] == "a"]
+    for x in lines:
+        if x["task"] == "c" and x["arm"] == "muon" and x["seed"] == 2:
+            x["final_loss"] = next(
+                y["final_loss"] for y in lines if (y["task"], y["arm"], y["seed"]) == ("b", "muon", 2)
+            )
+    page = flat(write(lines, tmp_path))
+    assert "No learning rate was chosen in task b, task c: there every arm has the same one." in page
+    assert "task b and task c hold runs with one and the same training loss" in page
+
+
+@pytest.mark.usefixtures("no_drawing")
 def test_one_seed_gives_no_interval(tmp_path):
     page = write(evidence("a", seeds=1), tmp_path)
     assert row(page, "task a", "Muon", "Optimisation")[5] == "one common seed, so no interval"

@@ -48,6 +48,7 @@ def forest(group: str, found: Sequence[TaskEvidence], arms: Mapping[str, ArmLike
             ax.set_ylim(len(shown) - 0.4, -0.6)
             name = "final training loss" if outcome == "loss" else f"test {evidence.task.metric}"
             ax.set(title=evidence.title if outcome == "loss" else "", xlabel=f"gain in {name}, better to the right")
+            ax.locator_params(axis="x", nbins=6)
     _legend(figure, {evidence.kinds[arm] for evidence in found for arm in evidence.runs} - {"plain"})
     figure.suptitle(f"{group}: gains over plain, paired seeds, 95 % t intervals", fontsize=11)
     return figure

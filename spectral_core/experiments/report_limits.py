@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,11 +34,21 @@ def limits(found: Sequence[TaskEvidence], lines: Sequence[Mapping[str, Any]], ar
         "The interval of a rank correlation resamples arms, of which there are few: a resample repeats some, so its "
         "ρ is pulled to zero, and the interval can even end below ρ itself.",
         "The best control is picked by its mean on the same runs, which favours the controls.",
-        f"Learning rates were chosen for every arm from the same rates, by validation data, in {tuning} runs that "
+        f"Learning rates were chosen arm by arm from the same rates, by validation data, in {tuning} runs that "
         "enter no other number."
         if tuning
         else "No run that chose a learning rate is recorded, so an arm may do badly by its learning rate alone.",
     ]
+    tuned = {(line["task"], str(line.get("size", "small"))) for line in lines if line.get("purpose") == "tune"}
+    untuned = [e.title for e in found if (e.task.name, e.size) not in tuned]
+    if tuned and untuned:
+        items.append(f"No learning rate was chosen in {', '.join(untuned)}: there every arm has the same one.")
+    twins = _twins(found)
+    if twins:
+        items.append(
+            f"{' and '.join(twins)} hold runs with one and the same training loss: the same training under two "
+            "metrics, so these tasks are not independent of each other."
+        )
     chance = [f"{e.title} ({e.task.chance:g})" for e in found if e.at_chance]
     if chance:
         items.append(
@@ -47,8 +58,9 @@ def limits(found: Sequence[TaskEvidence], lines: Sequence[Mapping[str, Any]], ar
     mixed = [e.title for e in found if len({_machine(r.line) for by in e.runs.values() for r in by.values()}) > 1]
     if mixed:
         items.append(
-            f"The arms of {', '.join(mixed)} ran on more than one machine: a difference between two of these arms "
-            "may hold what another machine's rounding makes of the same seed."
+            f"The arms of {', '.join(mixed)} ran on more than one machine. The same seed rounds differently there, and "
+            "training can make much of it, so such arms share data and batches and not the noise of the rounding: "
+            "intervals between them stay valid and are wider than they need be."
         )
     edge = _at_edge(found, arms)
     if edge:
@@ -98,6 +110,18 @@ def provenance(found: Sequence[TaskEvidence], lines: Sequence[Mapping[str, Any]]
         parts.append("\n".join(["```bash", *commands[:SHOWN], "```"]))
     parts += ["All of it again, and this page from the stored runs:", "```bash\nmake evidence\n```"]
     return "\n\n".join(parts)
+
+
+def _twins(found: Sequence[TaskEvidence]) -> list[str]:
+    """Titles of tasks that share a run: the same arm, seed, rate and training loss."""
+    seen: dict[tuple[Any, ...], list[str]] = {}
+    for e in found:
+        for arm, by_seed in e.runs.items():
+            for seed, run in by_seed.items():
+                if math.isfinite(run.loss):
+                    seen.setdefault((arm, seed, run.line.get("lr"), run.loss), []).append(e.title)
+    shared = {title for titles in seen.values() if len(titles) > 1 for title in titles}
+    return [e.title for e in found if e.title in shared]
 
 
 def _at_edge(found: Sequence[TaskEvidence], arms: Mapping[str, ArmLike]) -> list[str]:
